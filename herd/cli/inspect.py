@@ -1,0 +1,60 @@
+"""Show what a checkpoint is: architecture, formats, tokenizer, template, sizes, and what this machine can do with it.
+
+\b
+Examples:
+  herd inspect smollm2-135m
+  herd inspect model.gguf --tensors
+  herd inspect folder --json
+"""
+
+from typing import Annotated, Any
+
+import typer
+
+from herd.cli.common import Model, human, open_model
+from herd.weights.hub import DEFAULT_MODEL
+from herd.weights.inspect import inspect
+
+
+def command(
+    model: Model = DEFAULT_MODEL,
+    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="All of it as JSON.")] = False,
+) -> None:
+    found = inspect(open_model(model))
+    if json:
+        import msgspec
+
+        print(msgspec.json.format(msgspec.json.encode(found)).decode())
+        return
+    for key, value in _lines(found):
+        print(f"{key:<14} {value}")
+    if tensors:
+        for tensor in found["tensors"]:
+            print(f"  {tensor['name']:<40} {tensor['format']:<8} {tensor['shape']!s:<18} {human(tensor['bytes']):>12}")
+
+
+def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
+    config, tokenizer, machine = found["config"], found["tokenizer"], found["machine"]
+    formats = ", ".join(f"{fmt}: {f['tensors']} tensors, {human(f['bytes'])}" for fmt, f in found["formats"].items())
+    words = tokenizer.get("error") or (
+        f"{tokenizer['vocabulary']:,} tokens, {tokenizer['special_tokens']} special, stops at {tokenizer['stop_tokens']}"
+    )
+    fits = f"fits this machine's {human(machine['memory_bytes'])} of memory with {machine['context_that_fits']:,} tokens of context"
+    return [
+        ("name", found["name"] or "(none)"),
+        ("path", f"{found['path']} ({found['kind']})"),
+        ("shape", found["shape"] or "not one of the named shapes"),
+        ("layers", f"{config['layers']} of width {config['dim']:,}, feed-forward {config['ffn_dim']:,}"),
+        ("attention", f"{config['heads']} heads of {config['head_dim']}, {config['kv_heads']} for keys and values"),
+        ("rotary", f"base {config['rope_theta']:,.0f}, scaling {config['rope_scaling'] or 'none'}"),
+        ("context", f"{config['context']:,} tokens, {human(found['kv_bytes_per_token'])} of 16-bit cache each"),
+        ("parameters", f"{found['parameters']:,}{', output tied to embedding' if config['tied'] else ''}"),
+        ("weights", f"{human(found['weight_bytes'])} ({formats})"),
+        ("tokenizer", words),
+        ("template", f"{len(found['chat_template']):,} characters" if found["chat_template"] else "none"),
+        (
+            "machine",
+            fits if machine["fits"] else f"too large for this machine's {human(machine['memory_bytes'])} of memory",
+        ),
+    ]

@@ -1,0 +1,1 @@
+"""Requests in, tokens out: scheduler, paged cache, sampling, backends."""

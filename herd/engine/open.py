@@ -1,0 +1,52 @@
+"""A checkpoint -> an engine on the backend that suits the machine."""
+
+import importlib.util
+
+from herd.engine.backend import Backend
+from herd.engine.engine import Engine
+from herd.errors import ConfigError, MissingDependencyError
+from herd.weights.checkpoint import Checkpoint
+
+BACKENDS = ("auto", "torch")
+
+
+def open_backend(
+    checkpoint: Checkpoint,
+    backend: str = "auto",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    cache_tokens: int | None = None,
+) -> Backend:
+    """A backend with the model loaded; `cache_tokens` is the size of the key-value cache (default: the context, at
+    most 8,192). MissingDependencyError says what to install.
+    """
+    if backend not in BACKENDS:
+        raise ConfigError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
+    if threads is not None and not 1 <= threads <= 1024:
+        raise ConfigError(f"threads is {threads}; expected 1 to 1024")
+    if cache_tokens is None:
+        cache_tokens = min(checkpoint.config.context, 8192)
+    if cache_tokens < 1:
+        raise ConfigError(f"cache of {cache_tokens} tokens; expected 1 or more")
+    if importlib.util.find_spec("torch") is None:
+        raise MissingDependencyError("the torch backend needs torch; install it with: pip install 'llama-herd[torch]'")
+    from herd.engine.backends.torch import TorchBackend
+
+    return TorchBackend(checkpoint, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens)
+
+
+def open_engine(
+    checkpoint: Checkpoint,
+    backend: str = "auto",
+    *,
+    device: str | None = None,
+    dtype: str | None = None,
+    threads: int | None = None,
+    cache_tokens: int | None = None,
+    max_sequences: int = 64,
+) -> Engine:
+    """An engine for a checkpoint; see `open_backend`."""
+    opened = open_backend(checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens)
+    return Engine(opened, checkpoint.tokenizer, max_sequences=max_sequences)

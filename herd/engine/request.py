@@ -1,0 +1,123 @@
+"""What a caller asks for and what it gets: sampling parameters, requests, events."""
+
+import math
+from typing import Any, Literal, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from herd.errors import RequestError
+
+FinishReason = Literal["stop", "length", "cancelled", "deadline"]
+MAX_LOGPROBS = 20
+
+
+class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How tokens are chosen and when to stop. `temperature=0` is greedy; `max_tokens=None` is up to the context.
+
+    `top_k=0`, `top_p=1` and `min_p=0` filter nothing. `repetition_penalty` divides (or multiplies, below zero) the
+    logits of tokens in prompt and reply (arXiv 1909.05858); presence and frequency penalties are subtracted for tokens
+    of the reply, as OpenAI documents them. `logprobs` is how many alternatives to report beside each token, None for
+    no log-probabilities. `echo` returns the prompt first. `seed` makes a sample repeatable whatever it runs beside.
+    """
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: dict[int, float] = {}
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stop_tokens: tuple[int, ...] = ()
+    ignore_eos: bool = False
+    max_tokens: int | None = None
+    n: int = 1
+    logprobs: int | None = None
+    echo: bool = False
+    show_special: bool = False
+
+    def check(self, vocab: int) -> None:
+        """RequestError naming the first parameter out of range."""
+        ranges: tuple[tuple[str, float, float], ...] = (
+            ("temperature", 0, 100), ("top_p", 0, 1), ("min_p", 0, 1), ("top_k", 0, 2**31),
+            ("repetition_penalty", 0.01, 100), ("presence_penalty", -100, 100), ("frequency_penalty", -100, 100),
+            ("n", 1, 1024),
+        )  # fmt: skip
+        for name, low, high in ranges:
+            value = getattr(self, name)
+            if not math.isfinite(value) or not low <= value <= high:
+                raise RequestError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
+        if self.top_p == 0:
+            raise RequestError("top_p is 0; expected a number above 0 and up to 1")
+        if self.max_tokens is not None and self.max_tokens < 0:
+            raise RequestError(f"max_tokens is {self.max_tokens}; expected 0 or more")
+        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
+            raise RequestError(f"logprobs is {self.logprobs}; expected 0 to {MAX_LOGPROBS}")
+        if self.seed is not None and not -(2**63) <= self.seed < 2**64:
+            raise RequestError(f"seed is {self.seed}; expected a 64-bit number")
+        for token, bias in self.logit_bias.items():
+            if not 0 <= token < vocab or not math.isfinite(bias):
+                raise RequestError(
+                    f"logit_bias for token {token} is {bias}; expected a token below {vocab}, a finite bias"
+                )
+        if any(not text for text in self.stop):
+            raise RequestError("stop has an empty string; expected text that ends the reply")
+
+
+class Constraint(Protocol):
+    """Which tokens may come next, for replies held to a grammar."""
+
+    def mask(self) -> NDArray[np.uint32]:
+        """One bit a token, 32 tokens a word, lowest bit first."""
+        ...
+
+    def advance(self, token: int) -> None:
+        """Take a chosen token into account."""
+        ...
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """Tokens to continue. A lower `priority` runs first; `deadline` is in seconds from submission.
+
+    `constraint` makes the grammar state of one completion; it is called once for each of the `n`.
+    """
+
+    prompt: list[int]
+    params: SamplingParams = SamplingParams()
+    priority: int = 0
+    deadline: float | None = None
+    constraint: Any = None
+    id: str = ""
+
+
+class TokenLogprob(msgspec.Struct, frozen=True):
+    """Natural log-probability of a token under the model's own distribution, and the most likely alternatives."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+class Usage(msgspec.Struct, frozen=True):
+    """Tokens of a completion: `cached` of the prompt's were found in the cache."""
+
+    prompt: int
+    completion: int
+    cached: int
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """The next part of completion `index` of a request; the last one has a `finish_reason` and the `usage`."""
+
+    request: str
+    index: int
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    finish_reason: FinishReason | None = None
+    usage: Usage | None = None

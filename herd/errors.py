@@ -1,0 +1,34 @@
+"""What can go wrong, in one line each. Every message says what is wrong, what was expected and what to do next.
+
+The command line prints the message and exits with status 2; the server answers with an HTTP 4xx.
+"""
+
+
+class HerdError(Exception):
+    """Base of every error that a user can cause or mend."""
+
+
+class ConfigError(HerdError):
+    """A setting, flag or model shape is wrong or impossible."""
+
+
+class FormatError(HerdError):
+    """A file is not what it claims to be, is damaged, or uses a feature that herd does not run."""
+
+
+class DownloadError(HerdError):
+    """A model could not be fetched whole."""
+
+
+class RequestError(HerdError):
+    """A generation request cannot be served as it stands."""
+
+
+class MissingDependencyError(HerdError):
+    """A feature needs an optional package that is not installed."""
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type's name when it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

@@ -1,0 +1,168 @@
+"""The Llama family: one frozen description of a model's shape, and the named shapes.
+
+Sources: "The Llama 3 Herd of Models" (arXiv 2407.21783) table 3, Meta's and HuggingFaceTB's published configurations.
+"""
+
+from dataclasses import dataclass, replace
+
+from herd.errors import ConfigError
+
+BITS_PER_WEIGHT = {
+    "F32": 32.0, "F16": 16.0, "BF16": 16.0, "F8_E4M3": 8.0,
+    "Q8_0": 8.5, "Q6_K": 6.5625, "Q5_1": 6.0, "Q5_0": 5.5, "Q5_K": 5.5, "Q4_1": 5.0, "Q4_0": 4.5, "Q4_K": 4.5,
+    "Q3_K": 3.4375, "Q2_K": 2.625,
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class RopeScaling:
+    """Llama 3.1's rescaling of rotary frequencies for contexts longer than the original one (tokens)."""
+
+    factor: float = 8.0
+    low_freq_factor: float = 1.0
+    high_freq_factor: float = 4.0
+    original_context: int = 8192
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The shape of a dense Llama: pre-norm RMSNorm, rotary grouped-query attention, SwiGLU, no biases.
+
+    `dim`, `ffn_dim` and `head_dim` are in elements, `context` in tokens. `tied` shares embedding and output weights.
+    Raises ConfigError naming the field when a value is impossible.
+    """
+
+    layers: int
+    dim: int
+    ffn_dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    vocab: int
+    context: int = 131_072
+    norm_eps: float = 1e-5
+    rope_theta: float = 500_000.0
+    rope_scaling: RopeScaling | None = None
+    tied: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("layers", "dim", "ffn_dim", "heads", "kv_heads", "head_dim", "vocab", "context"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 2**31:
+                raise ConfigError(f"model shape: {name} is {value!r}; expected a whole number from 1 to 2^31")
+        if self.heads % self.kv_heads:
+            raise ConfigError(f"model shape: {self.heads} heads cannot share {self.kv_heads} kv_heads evenly")
+        if self.head_dim % 2:
+            raise ConfigError(f"model shape: head_dim is {self.head_dim}; rotary embedding needs an even number")
+        if not 0 < self.norm_eps < 1 or not 1 <= self.rope_theta < 1e12:
+            raise ConfigError(f"model shape: norm_eps {self.norm_eps} or rope_theta {self.rope_theta} out of range")
+        scaling = self.rope_scaling
+        if scaling is not None and not (
+            scaling.factor >= 1
+            and 0 < scaling.low_freq_factor < scaling.high_freq_factor
+            and scaling.original_context > 0
+        ):
+            raise ConfigError(f"model shape: {scaling} is impossible; expected factor >= 1 and low < high")
+
+    @property
+    def parameters(self) -> int:
+        """Trainable parameters, a tied output head counted once."""
+        attention = self.dim * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
+        layer = attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
+        return self.layers * layer + self.dim + self.vocab * self.dim * (1 if self.tied else 2)
+
+    @property
+    def matmul_parameters(self) -> int:
+        """Parameters that a token is multiplied with: all but norms and the embedding lookup."""
+        norms = (2 * self.layers + 1) * self.dim
+        return self.parameters - norms - (0 if self.tied else self.vocab * self.dim)
+
+    def flops_per_token(self, context: int) -> int:
+        """Forward floating-point operations for one token that attends to `context` positions (itself included).
+
+        Two per multiply-add; attention adds scores and weighted values, `4 * context * heads * head_dim` a layer
+        (PaLM, arXiv 2204.02311, appendix B).
+        """
+        return 2 * self.matmul_parameters + 4 * self.layers * context * self.heads * self.head_dim
+
+    def kv_bytes_per_token(self, bytes_per_element: float = 2) -> int:
+        """Bytes of key-value cache for one position over all layers."""
+        return int(2 * self.layers * self.kv_heads * self.head_dim * bytes_per_element)
+
+    def weight_bytes(self, number_format: str = "BF16") -> int:
+        """Bytes of the weights with every matrix in `number_format` and norms in F32."""
+        bits = BITS_PER_WEIGHT.get(number_format)
+        if bits is None:
+            raise ConfigError(
+                f"number format {number_format!r} is unknown; expected one of {', '.join(BITS_PER_WEIGHT)}"
+            )
+        norms = (2 * self.layers + 1) * self.dim
+        return int((self.parameters - norms) * bits / 8) + norms * 4
+
+    def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Canonical tensor name -> shape (rows = outputs), in the order that files are written."""
+        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        shapes: dict[str, tuple[int, ...]] = {"tok_embeddings.weight": (self.vocab, self.dim)}
+        for i in range(self.layers):
+            p = f"layers.{i}."
+            shapes[p + "attention_norm.weight"] = (self.dim,)
+            shapes[p + "attention.wq.weight"] = (q, self.dim)
+            shapes[p + "attention.wk.weight"] = (kv, self.dim)
+            shapes[p + "attention.wv.weight"] = (kv, self.dim)
+            shapes[p + "attention.wo.weight"] = (self.dim, q)
+            shapes[p + "ffn_norm.weight"] = (self.dim,)
+            shapes[p + "feed_forward.w1.weight"] = (self.ffn_dim, self.dim)
+            shapes[p + "feed_forward.w3.weight"] = (self.ffn_dim, self.dim)
+            shapes[p + "feed_forward.w2.weight"] = (self.dim, self.ffn_dim)
+        shapes["norm.weight"] = (self.dim,)
+        if not self.tied:
+            shapes["output.weight"] = (self.vocab, self.dim)
+        return shapes
+
+
+_8B = ModelConfig(
+    layers=32, dim=4096, ffn_dim=14336, heads=32, kv_heads=8, head_dim=128, vocab=128_256, rope_scaling=RopeScaling()
+)
+_70B = replace(_8B, layers=80, dim=8192, ffn_dim=28672, heads=64)
+_1B = replace(
+    _8B, layers=16, dim=2048, ffn_dim=8192, head_dim=64, rope_scaling=RopeScaling(factor=32.0), tied=True
+)  # fmt: skip
+_SMOL = ModelConfig(
+    layers=30, dim=576, ffn_dim=1536, heads=9, kv_heads=3, head_dim=64, vocab=49_152,
+    context=8192, rope_theta=100_000.0, tied=True,
+)  # fmt: skip
+
+SHAPES: dict[str, ModelConfig] = {
+    "llama-3.1-8b": _8B,
+    "llama-3.1-70b": _70B,
+    "llama-3.1-405b": replace(_8B, layers=126, dim=16384, ffn_dim=53248, heads=128),
+    "llama-3.2-1b": _1B,
+    "llama-3.2-3b": replace(_1B, layers=28, dim=3072, heads=24, head_dim=128),
+    "llama-3.3-70b": _70B,
+    "llama-guard-3-1b": _1B,
+    "llama-guard-3-8b": _8B,
+    "smollm2-135m": _SMOL,
+    "smollm2-360m": replace(_SMOL, layers=32, dim=960, ffn_dim=2560, heads=15, kv_heads=5),
+    "smollm2-1.7b": replace(_SMOL, layers=24, dim=2048, ffn_dim=8192, heads=32, kv_heads=32, rope_theta=130_000.0),
+    "tiny": ModelConfig(
+        layers=2, dim=64, ffn_dim=160, heads=4, kv_heads=2, head_dim=16, vocab=512, context=2048, rope_theta=10_000.0
+    ),
+    "tiny-3.1": ModelConfig(
+        layers=2,
+        dim=64,
+        ffn_dim=160,
+        heads=2,
+        kv_heads=1,
+        head_dim=32,
+        vocab=512,
+        rope_scaling=RopeScaling(),
+        tied=True,
+    ),
+}
+
+
+def shape(name: str) -> ModelConfig:
+    """The named shape; raises ConfigError listing the names."""
+    if name not in SHAPES:
+        raise ConfigError(f"model shape {name!r} is unknown; expected one of {', '.join(SHAPES)}")
+    return SHAPES[name]

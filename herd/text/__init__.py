@@ -1,0 +1,1 @@
+"""Strings <-> tokens <-> messages: tokenizers, the dialog format, tool calls, chat templates."""

@@ -1,0 +1,52 @@
+"""What every tokenizer does, and the decoder that turns a stream of tokens into whole characters."""
+
+import codecs
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+
+class Tokenizer(Protocol):
+    """Strings to token ids and back. Text given to `encode` never becomes a special token."""
+
+    vocab_size: int
+    special_tokens: dict[str, int]
+    bos_id: int | None
+    stop_ids: frozenset[int]
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; the name of a special token in it is text like any other."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on several threads where the library has them."""
+        ...
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for (a special token's name); b"" for an id without a token."""
+        ...
+
+    def to_json(self) -> str:
+        """The tokenizer in Hugging Face's `tokenizer.json` format."""
+        ...
+
+
+def decode(tokenizer: Tokenizer, tokens: Iterable[int], *, special: bool = True) -> str:
+    """Text of `tokens`; invalid UTF-8 becomes U+FFFD. `special=False` leaves special tokens out."""
+    hidden = frozenset() if special else frozenset(tokenizer.special_tokens.values())
+    return b"".join(tokenizer.token_bytes(t) for t in tokens if t not in hidden).decode("utf-8", errors="replace")
+
+
+class StreamDecoder:
+    """Decodes one token at a time and never emits half of a UTF-8 character."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token: int) -> str:
+        """Characters completed by `token`, possibly none."""
+        return self._utf8.decode(self._tokenizer.token_bytes(token))
+
+    def finish(self) -> str:
+        """What is left: U+FFFD for an unfinished character, or nothing."""
+        return self._utf8.decode(b"", final=True)

@@ -1,0 +1,316 @@
+"""A model's reply -> text and tool calls, whole or in any pieces.
+
+Read are Llama 3.1's own ways to call: JSON objects (`{"name": ..., "parameters": {...}}`), several of them separated by
+`;`, `,` or whitespace or in one JSON array, `<function=name>{...}</function>`, `brave_search.call(query="...")`, and
+after <|python_tag|> any of these or Python code. Calls in JSON start a line. What is not a call is text, always.
+
+The parser looks at one character after another, so how a reply is cut into pieces cannot change the result.
+"""
+
+import json
+import re
+from collections import deque
+from typing import Any
+
+from herd.text.messages import ToolCall
+
+PYTHON_TAG = "<|python_tag|>"
+_FUNCTION = "<function="
+_CLOSE = "</function>"
+_BUILTIN_STARTS = ("brave_search.call(", "wolfram_alpha.call(")
+_BUILTIN = re.compile(r'(brave_search|wolfram_alpha)\.call\(query=("(?:[^"\\]|\\.)*")\)', re.DOTALL)
+_LOOKS_LIKE_CALL = re.compile(
+    r'\[?\s*\{\s*"(type|name|function|parameters|arguments)"|(brave_search|wolfram_alpha)\.call\('
+)
+_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
+_KEYS = {"type", "name", "function", "parameters", "arguments", "id"}
+_MAX_DEPTH = 100
+_MAX_CALL = 1_000_000
+
+
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _json(text: str) -> Any:
+    """The JSON value of `text`, or None for anything that is not one."""
+    try:
+        return json.loads(text, parse_constant=_no_constant, strict=False)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _call(value: Any, known: frozenset[str] | None) -> ToolCall | None:
+    """The call that a JSON value is, if it is one."""
+    if not isinstance(value, dict) or not set(value) <= _KEYS:
+        return None
+    inner = value.get("function")
+    if isinstance(inner, dict):  # OpenAI's shape
+        return _call(inner, known) if set(inner) <= _KEYS - {"function"} else None
+    name = inner if isinstance(inner, str) and "name" not in value else value.get("name")
+    arguments = value.get("parameters", value.get("arguments"))
+    if isinstance(arguments, str):
+        arguments = _json(arguments)
+    if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(arguments, dict):
+        return None
+    return ToolCall(name, arguments) if known is None or name in known else None
+
+
+def _calls(text: str, known: frozenset[str] | None) -> list[ToolCall]:
+    """The calls of one complete JSON object or array; none unless all of it is calls."""
+    value = _json(text)
+    found = [_call(item, known) for item in (value if isinstance(value, list) else [value])]
+    return [call for call in found if call] if all(found) else []
+
+
+class _JsonEnd:
+    """Finds where a JSON object or array ends, a character at a time."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+        self.in_string = self.escaped = False
+
+    def push(self, character: str) -> bool:
+        """Whether `character` is the last of the value."""
+        if self.in_string:
+            if self.escaped:
+                self.escaped = False
+            elif character == "\\":
+                self.escaped = True
+            elif character == '"':
+                self.in_string = False
+        elif character == '"':
+            self.in_string = True
+        elif character in "{[":
+            self.depth += 1
+        elif character in "}]":
+            self.depth -= 1
+            return self.depth <= 0
+        return False
+
+
+class ReplyParser:
+    """Feeds on a reply's text and yields, as early as is safe, strings of text and `ToolCall`s.
+
+    `known` are the names of the functions on offer: with it, JSON that names another one is text. Special tokens
+    reach the parser as text: <|python_tag|> by its name, the end of the turn not at all.
+    """
+
+    def __init__(self, known: frozenset[str] | None = None) -> None:
+        self._known = known
+        self._input: deque[str] = deque()
+        self._read = {
+            "line": self._in_line,
+            "text": self._in_text,
+            "json": self._in_json,
+            "function": self._in_function,
+            "arguments": self._in_arguments,
+            "close": self._in_close,
+            "builtin": self._in_builtin,
+            "python": self._in_python,
+        }
+        self._held = ""  # read, but not yet known to be text or call
+        self._space = ""  # whitespace at the start of a line: dropped when a call follows
+        self._mode = "line"
+        self._end = _JsonEnd()
+        self._fenced = False
+        self._after_call = False
+        self._line = ""  # the first characters of the line, to see code fences
+        self._name = ""
+        self.python_tag = False  # whether the reply had <|python_tag|>
+
+    def push(self, piece: str) -> list[str | ToolCall]:
+        """What `piece` completes."""
+        out: list[str | ToolCall] = []
+        self._input.extend(piece)
+        while self._input:
+            self._read[self._mode](self._input.popleft(), out)
+        return _join(out)
+
+    def finish(self, *, cut_off: bool = False) -> list[str | ToolCall]:
+        """What is left at the end of the reply; `cut_off` when the model did not end it itself."""
+        out: list[str | ToolCall] = []
+        held, self._held = self._held, ""
+        if self._mode == "python":
+            self._finish_python(held, cut_off, out)
+        elif self._mode != "close":
+            if held or not self._after_call:
+                out.append(self._space + held)
+        elif not _CLOSE.startswith(held):
+            out.append(held)
+        self._space, self._mode = "", "line"
+        return _join(out)
+
+    def _emit(self, text: str, out: list[str | ToolCall]) -> None:
+        """Text that is certain, watching for line ends and code fences."""
+        out.append(self._space + text)
+        self._space = ""
+        self._after_call = False
+        for character in text:
+            if character == "\n":
+                self._line = ""
+            elif len(self._line) < 3 and (character != " " or self._line):
+                self._line += character
+                if self._line == "```":
+                    self._fenced = not self._fenced
+
+    def _replay(self, out: list[str | ToolCall]) -> None:
+        """What looked like a call is text after all: its first character is, the rest is read again."""
+        held, self._mode, self._held = self._held, "text", ""
+        self._emit(held[0], out)
+        self._input.extendleft(reversed(held[1:]))
+
+    def _found(self, calls: list[ToolCall], out: list[str | ToolCall]) -> None:
+        out.extend(calls)
+        self._space = self._held = ""
+        self._after_call = True
+        self._mode = "line"
+
+    def _in_line(self, character: str, out: list[str | ToolCall]) -> None:
+        """At the start of a line, where a call in JSON or of a built-in tool may begin."""
+        if character.isspace() or (self._after_call and character in ";,"):
+            self._space += character
+            if len(self._space) > 4096:
+                self._emit("", out)
+        elif character in "{[" and not self._fenced:
+            self._mode, self._held, self._end = "json", "", _JsonEnd()
+            self._in_json(character, out)
+        elif character in "bw" and not self._fenced:
+            self._mode = "builtin"
+            self._in_builtin(character, out)
+        else:
+            self._mode = "text"
+            self._in_text(character, out)
+
+    def _in_text(self, character: str, out: list[str | ToolCall]) -> None:
+        held = self._held + character
+        if held == PYTHON_TAG:
+            self._held, self._mode, self.python_tag = "", "python", True
+        elif held == _FUNCTION:
+            self._held, self._mode = held, "function"
+        elif PYTHON_TAG.startswith(held) or _FUNCTION.startswith(held):
+            self._held = held
+        elif self._held:
+            self._held = ""
+            self._emit(held[:-1], out)
+            self._input.appendleft(character)
+        else:
+            self._emit(character, out)
+            if character == "\n":
+                self._mode = "line"
+
+    def _in_json(self, character: str, out: list[str | ToolCall]) -> None:
+        self._held += character
+        if self._end.push(character):
+            calls = _calls(self._held, self._known)
+            if calls:
+                self._found(calls, out)
+            else:
+                self._give_up(out)
+        elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL or self._hopeless():
+            self._give_up(out)
+
+    def _hopeless(self) -> bool:
+        """Whether the JSON so far can no longer become a call, told by its first key."""
+        if len(self._held) > 64:
+            return False
+        start = re.match(r"(\[\s*)?\{?\s*", self._held)
+        rest = self._held[start.end() :] if start else ""
+        if not rest or len(rest) > 16:
+            return False
+        if "{" not in self._held:
+            return rest[0] not in "{]"
+        return not any(f'"{key}"'.startswith(rest[: len(key) + 2]) for key in _KEYS)
+
+    def _give_up(self, out: list[str | ToolCall]) -> None:
+        """The held text is no call. It is emitted as it is: nothing inside a JSON value is looked at again."""
+        held, self._held = self._held, ""
+        self._mode = "text"
+        self._emit(held, out)
+        if held.endswith("\n"):
+            self._mode = "line"
+
+    def _in_function(self, character: str, out: list[str | ToolCall]) -> None:
+        self._held += character
+        name = self._held[len(_FUNCTION) :]
+        if character == ">" and len(name) > 1:
+            self._name, self._mode, self._end = name[:-1], "arguments", _JsonEnd()
+        elif not _NAME.fullmatch(name) or len(name) > 256:
+            self._replay(out)
+
+    def _in_arguments(self, character: str, out: list[str | ToolCall]) -> None:
+        self._held += character
+        if not self._end.depth and character != "{":
+            if not character.isspace():
+                self._replay(out)
+        elif self._end.push(character):
+            value = _json(self._held[len(_FUNCTION) + len(self._name) + 1 :])
+            if isinstance(value, dict) and (self._known is None or self._name in self._known):
+                self._found([ToolCall(self._name, value)], out)
+                self._mode = "close"
+            else:
+                self._replay(out)
+        elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL:
+            self._replay(out)
+
+    def _in_close(self, character: str, out: list[str | ToolCall]) -> None:
+        """After the arguments: the closing tag is swallowed, and not missed when a model forgets it."""
+        held = self._held + character
+        if held == _CLOSE:
+            self._held, self._mode = "", "line"
+        elif _CLOSE.startswith(held):
+            self._held = held
+        else:
+            self._held, self._mode = "", "line"
+            self._input.extendleft(reversed(held))
+
+    def _in_builtin(self, character: str, out: list[str | ToolCall]) -> None:
+        self._held += character
+        if len(self._held) <= len(_BUILTIN_STARTS[1]) and any(s.startswith(self._held) for s in _BUILTIN_STARTS):
+            return
+        if not self._held.startswith(_BUILTIN_STARTS) or len(self._held) > _MAX_CALL:
+            self._replay(out)
+        elif character == ")":
+            match = _BUILTIN.fullmatch(self._held)
+            if match:
+                query = _json(match[2])
+                self._found([ToolCall(match[1], {"query": query if isinstance(query, str) else match[2][1:-1]})], out)
+        elif character == "\n":
+            self._replay(out)
+
+    def _in_python(self, character: str, out: list[str | ToolCall]) -> None:
+        self._held += character
+
+    def _finish_python(self, held: str, cut_off: bool, out: list[str | ToolCall]) -> None:
+        """Everything after <|python_tag|>: calls, or else code for the interpreter, or else text."""
+        inner = ReplyParser(self._known)
+        parsed = inner.push(held) + inner.finish()
+        if any(isinstance(item, ToolCall) for item in parsed) and not inner.python_tag:
+            self._space = ""
+            out.extend(item for item in parsed if isinstance(item, ToolCall) or item.strip())
+        elif not held.strip() or cut_off or _LOOKS_LIKE_CALL.match(held.strip()):
+            out.append(self._space + held)
+        else:
+            self._space = ""
+            out.append(ToolCall("code_interpreter", {"code": held}))
+
+
+def _join(items: list[str | ToolCall]) -> list[str | ToolCall]:
+    """Neighbouring strings joined, empty ones left out."""
+    joined: list[str | ToolCall] = []
+    for item in items:
+        if isinstance(item, str) and joined and isinstance(joined[-1], str):
+            joined[-1] += item
+        elif item != "":
+            joined.append(item)
+    return joined
+
+
+def parse_reply(
+    text: str, known: frozenset[str] | None = None, *, cut_off: bool = False
+) -> tuple[str, tuple[ToolCall, ...]]:
+    """A whole reply's text and calls."""
+    parser = ReplyParser(known)
+    items = parser.push(text) + parser.finish(cut_off=cut_off)
+    content = "".join(item for item in items if isinstance(item, str))
+    return content, tuple(item for item in items if isinstance(item, ToolCall))

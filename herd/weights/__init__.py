@@ -1,0 +1,1 @@
+"""Files <-> canonical tensors: `open_checkpoint(path)` reads Meta, Hugging Face and GGUF files alike."""

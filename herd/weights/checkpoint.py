@@ -1,0 +1,165 @@
+"""A checkpoint whatever its file format: a shape, canonical tensors that are read when used, a tokenizer, a template.
+
+Canonical are Meta's names (`layers.0.attention.wq.weight`) and Meta's rotary order (pairs 2i, 2i+1).
+"""
+
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from herd.errors import FormatError
+from herd.family import ModelConfig
+from herd.quant.dequantize import dequantize
+from herd.quant.formats import number_format
+from herd.text.tokenizer import Tokenizer
+
+Bytes = NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A matrix [rows, columns], or a vector as one row, in some number format.
+
+    `rows(first, last)` gives the raw bytes of those rows, [last - first, bytes a row]; nothing is read before.
+    `scale` ([rows, 1] float32) multiplies the rows of an FP8 tensor.
+    """
+
+    format: str
+    shape: tuple[int, ...]
+    rows: Callable[[int, int], Bytes]
+    scale: Callable[[], NDArray[np.float32]] | None = None
+
+    @property
+    def row_count(self) -> int:
+        """Rows of the matrix; 1 for a vector."""
+        return self.shape[0] if len(self.shape) == 2 else 1
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the weights in their format."""
+        return self.row_count * number_format(self.format).row_bytes(self.shape[-1])
+
+    def raw(self) -> Bytes:
+        """All bytes, one-dimensional; a view of the file where that is possible."""
+        return self.rows(0, self.row_count).reshape(-1)
+
+    def float32(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+        """Weights of rows `first` to `last` as float32, [rows, columns], or the whole vector."""
+        last = self.row_count if last is None else last
+        scale = None if self.scale is None else self.scale()[first:last]
+        shape = (last - first, self.shape[-1]) if len(self.shape) == 2 else self.shape
+        return dequantize(np.ascontiguousarray(self.rows(first, last)).reshape(-1), self.format, shape, scale)
+
+
+@dataclass
+class Checkpoint:
+    """An open checkpoint. `kind` is meta, hf or gguf; `tensors` are the canonical ones, each exactly once."""
+
+    path: Path
+    kind: str
+    config: ModelConfig
+    tensors: Mapping[str, Tensor]
+    load_tokenizer: Callable[[], Tokenizer]
+    chat_template: str | None = None
+    name: str = ""
+    files: tuple[Path, ...] = ()
+    maps: tuple["MappedFile", ...] = field(default=(), repr=False)
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer beside the weights; FormatError when there is none."""
+        return self.load_tokenizer()
+
+    def forget(self) -> None:
+        """Give the pages that were read back to the system; they are read anew when used again."""
+        for file in self.maps:
+            file.forget()
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(tensor.nbytes for tensor in self.tensors.values())
+
+
+class MappedFile:
+    """A read-only memory-mapped file; every access is checked against its size."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                file.seek(0, 2)
+                self.size = file.tell()
+                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
+        except OSError as error:
+            raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
+        self.data: Bytes = np.frombuffer(self._map, np.uint8) if self._map is not None else np.zeros(0, np.uint8)
+
+    def bytes(self, first: int, count: int, what: str) -> Bytes:
+        """A view of `count` bytes; FormatError naming `what` when the file is shorter."""
+        if first < 0 or count < 0 or first + count > self.size:
+            raise FormatError(
+                f"{self.path}: {what} would end at byte {first + count:,}, but the file has {self.size:,}; "
+                "it is truncated or damaged, fetch it again"
+            )
+        return self.data[first : first + count]
+
+    def tensor(self, fmt: str, shape: tuple[int, ...], first: int, what: str) -> Tensor:
+        """A contiguous tensor that starts at byte `first`."""
+        row_bytes = number_format(fmt).row_bytes(shape[-1])
+        row_count = shape[0] if len(shape) == 2 else 1
+        data = self.bytes(first, row_count * row_bytes, what).reshape(row_count, row_bytes)
+        return Tensor(fmt, shape, lambda a, b: data[a:b])
+
+    def forget(self) -> None:
+        """Drop resident pages."""
+        if self._map is not None:
+            self._map.madvise(mmap.MADV_DONTNEED)
+
+
+def permuted(tensor: Tensor, source_row: NDArray[np.int64]) -> Tensor:
+    """`tensor` with row i taken from row `source_row[i]`."""
+
+    def rows(first: int, last: int) -> Bytes:
+        return tensor.rows(0, tensor.row_count)[source_row[first:last]]
+
+    scale = tensor.scale
+    return Tensor(tensor.format, tensor.shape, rows, None if scale is None else lambda: scale()[source_row])
+
+
+def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The tensors of `config` in order; FormatError naming the first that is missing, unexpected or of a wrong shape."""
+    shapes = config.tensor_shapes()
+    for name in tensors:
+        if name not in shapes:
+            raise FormatError(
+                f"{where}: tensor {name} has no place in the Llama architecture; herd does not run this model"
+            )
+    for name, shape in shapes.items():
+        if name not in tensors:
+            raise FormatError(f"{where}: tensor {name} is missing; the checkpoint is incomplete, fetch it again")
+        if tensors[name].shape != shape:
+            raise FormatError(f"{where}: tensor {name} has shape {list(tensors[name].shape)}; expected {list(shape)}")
+    return {name: tensors[name] for name in shapes}
+
+
+def positive_int(values: Mapping[str, Any], key: str, where: str) -> int:
+    """`values[key]` when it is a whole number above 0; FormatError otherwise."""
+    value = values.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        raise FormatError(f"{where}: {key} is {value!r}; expected a positive whole number")
+    return value
+
+
+def number(values: Mapping[str, Any], key: str, default: float, where: str) -> float:
+    """`values[key]` as a float, `default` where it is missing; FormatError for anything but a number."""
+    value = values.get(key, default)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise FormatError(f"{where}: {key} is {value!r}; expected a number")
+    return float(value)

@@ -1,0 +1,94 @@
+"""Small files beside the weights, and writing without ever leaving half a file."""
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from herd.errors import FormatError, first_line
+from herd.text.bpe import HFTokenizer
+
+_MAX_JSON = 100 << 20
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; FormatError when the file is missing, too large or not one."""
+    try:
+        if path.stat().st_size > _MAX_JSON:
+            raise FormatError(f"{path}: larger than {_MAX_JSON:,} bytes; expected a small JSON file")
+        value = json.loads(path.read_bytes())
+    except OSError as error:
+        raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: not valid JSON ({first_line(error)})") from error
+    if not isinstance(value, dict):
+        raise FormatError(f"{path}: expected a JSON object")
+    return value
+
+
+def sidecar_tokenizer(folder: Path) -> HFTokenizer:
+    """The tokenizer of a Hugging Face folder, with its start token and its stop tokens."""
+    if not (folder / "tokenizer.json").exists():
+        raise FormatError(f"{folder}: no tokenizer.json; put the model's tokenizer beside its weights")
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
+    stops: list[int] = []
+    for name in ("generation_config.json", "config.json"):
+        if (folder / name).exists():
+            eos = read_json(folder / name).get("eos_token_id")
+            stops += [t for t in (eos if isinstance(eos, list) else [eos]) if isinstance(t, int)]
+    tokenizer = HFTokenizer.from_file(folder / "tokenizer.json", bos=_content(settings.get("bos_token")), stops=stops)
+    if settings.get("add_bos_token") is False or not _starts_with_bos(folder):
+        tokenizer.bos_id = None
+    return tokenizer
+
+
+def _starts_with_bos(folder: Path) -> bool:
+    """Whether the model's own tokenizer puts its start token before a text: its post-processor says so."""
+    spec = read_json(folder / "tokenizer.json")
+    settings = folder / "tokenizer_config.json"
+    if settings.exists() and read_json(settings).get("add_bos_token"):
+        return True
+    return "SpecialToken" in json.dumps(spec.get("post_processor"))
+
+
+def _content(token: Any) -> str | None:
+    if isinstance(token, dict):
+        token = token.get("content")
+    return token if isinstance(token, str) else None
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path` that takes its place, flushed to disk, when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        yield temporary
+        _flush(temporary)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder beside `path` that takes its place, flushed to disk, when the block ends well."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        for file in temporary.iterdir():
+            _flush(file)
+        if path.exists():
+            path.rmdir()
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())

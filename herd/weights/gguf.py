@@ -1,0 +1,410 @@
+"""GGUF files, versions 2 and 3: read and write. Format: ggml's `docs/gguf.md`.
+
+Everything in a header is checked before it is believed: counts against the bytes that are left, offsets against the
+file and each other, types against what the architecture needs.
+"""
+
+import json
+import math
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from herd.errors import FormatError
+from herd.family import ModelConfig, RopeScaling
+from herd.quant.formats import GGUF_TYPES, REFUSED_GGUF_TYPES, number_format
+from herd.text.bpe import HFTokenizer
+from herd.text.tokenizer import Tokenizer
+from herd.weights.checkpoint import Checkpoint, MappedFile, Tensor, check_tensors, number, positive_int
+from herd.weights.names import from_canonical, to_canonical
+
+_SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+_STRING, _ARRAY = 8, 9
+_ALIGNMENT = 32
+_ROPE_KEY = "herd.rope_scaling"
+
+
+class _Cursor:
+    """Reads little-endian values one after another, never past the end of the file."""
+
+    def __init__(self, file: MappedFile) -> None:
+        self.file = file
+        self.at = 0
+        self._view = memoryview(file.data)  # type: ignore[arg-type]
+
+    def value(self, code: str, what: str) -> Any:
+        size = struct.calcsize("<" + code)
+        self._need(size, what)
+        (value,) = struct.unpack_from("<" + code, self._view, self.at)
+        self.at += size
+        return value
+
+    def string(self, what: str) -> str:
+        length = self.value("Q", what)
+        self._need(length, what)
+        text = bytes(self._view[self.at : self.at + length])
+        self.at += length
+        return text.decode("utf-8", errors="replace")
+
+    def _need(self, count: int, what: str) -> None:
+        if count > self.file.size - self.at:
+            raise FormatError(f"{self.file.path}: truncated or damaged GGUF: {what} runs past the end of the file")
+
+    def any(self, kind: int, what: str) -> Any:
+        if kind in _SCALARS:
+            return self.value(_SCALARS[kind], what)
+        if kind == _STRING:
+            return self.string(what)
+        if kind != _ARRAY:
+            raise FormatError(f"{self.file.path}: {what} has unknown GGUF value type {kind}")
+        item, count = self.value("I", what), self.value("Q", what)
+        if item in _SCALARS:
+            code = _SCALARS[item]
+            self._need(count * struct.calcsize("<" + code), what)
+            data = np.frombuffer(self._view, np.dtype("<" + code), count, self.at)
+            self.at += data.nbytes
+            return data.tolist()
+        if item != _STRING:
+            raise FormatError(f"{self.file.path}: {what} is an array of GGUF type {item}; expected strings or numbers")
+        self._need(count * 8, what)
+        return self._strings(count, what)
+
+    def _strings(self, count: int, what: str) -> list[str]:
+        """`count` strings; written out because vocabularies hold hundreds of thousands."""
+        view, at, end = self._view, self.at, self.file.size
+        unpack = struct.Struct("<Q").unpack_from
+        strings = []
+        for _ in range(count):
+            if at + 8 > end:
+                self._need(end, what)
+            (length,) = unpack(view, at)
+            at += 8
+            if length > end - at:
+                self.at = at
+                self._need(length, what)
+            strings.append(str(view[at : at + length], "utf-8", "replace"))
+            at += length
+        self.at = at
+        return strings
+
+
+def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Metadata and the tensors by the file's own names."""
+    cursor = _Cursor(file)
+    if bytes(file.data[:4]) != b"GGUF":
+        raise FormatError(f"{file.path}: does not start with GGUF; expected a GGUF file")
+    cursor.at = 4
+    version = cursor.value("I", "version")
+    if version not in (2, 3):
+        raise FormatError(f"{file.path}: GGUF version {version}; herd reads versions 2 and 3, little-endian")
+    tensor_count, key_count = cursor.value("Q", "tensor count"), cursor.value("Q", "key count")
+    if tensor_count > file.size // 24 or key_count > file.size // 12:
+        raise FormatError(
+            f"{file.path}: damaged GGUF: claims {tensor_count:,} tensors and {key_count:,} keys in {file.size:,} bytes"
+        )
+    metadata: dict[str, Any] = {}
+    for _ in range(key_count):
+        key = cursor.string("a key")
+        if key in metadata:
+            raise FormatError(f"{file.path}: damaged GGUF: key {key!r} appears twice")
+        metadata[key] = cursor.any(cursor.value("I", key), key)
+    entries = [_entry(cursor) for _ in range(tensor_count)]
+    alignment = metadata.get("general.alignment", _ALIGNMENT)
+    if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
+        raise FormatError(f"{file.path}: general.alignment is {alignment!r}; expected a power of two")
+    start = -(-cursor.at // alignment) * alignment
+    tensors: dict[str, Tensor] = {}
+    end = 0
+    for name, shape, fmt, offset in sorted(entries, key=lambda entry: entry[3]):
+        if name in tensors:
+            raise FormatError(f"{file.path}: damaged GGUF: tensor {name!r} appears twice")
+        if offset % alignment or offset < end:
+            raise FormatError(f"{file.path}: damaged GGUF: tensor {name!r} overlaps another or is not aligned")
+        tensors[name] = file.tensor(fmt, shape, start + offset, f"tensor {name!r}")
+        end = offset + tensors[name].nbytes
+    return metadata, tensors
+
+
+def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], str, int]:
+    name = cursor.string("a tensor's name")
+    path = cursor.file.path
+    dimensions = cursor.value("I", name)
+    if not 1 <= dimensions <= 4:
+        raise FormatError(f"{path}: tensor {name!r} has {dimensions} dimensions; expected 1 or 2")
+    sizes = [cursor.value("Q", name) for _ in range(dimensions)]
+    while len(sizes) > 2 and sizes[-1] == 1:
+        sizes.pop()
+    if len(sizes) > 2 or not all(0 < size < 1 << 40 for size in sizes):
+        raise FormatError(f"{path}: tensor {name!r} has sizes {sizes}; expected one or two, each above 0")
+    kind, offset = cursor.value("I", name), cursor.value("Q", name)
+    if kind not in GGUF_TYPES:
+        known = REFUSED_GGUF_TYPES.get(kind, f"type {kind}")
+        raise FormatError(f"{path}: tensor {name!r} is in format {known}, which herd does not read")
+    return name, tuple(reversed(sizes)), GGUF_TYPES[kind].name, offset
+
+
+def open_gguf(path: Path) -> Checkpoint:
+    """Open a GGUF file of the llama architecture; FormatError otherwise."""
+    file = MappedFile(path)
+    metadata, raw = read_header(file)
+    where = str(path)
+    rope = raw.pop("rope_freqs.weight", None)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in raw.items():
+        canonical = to_canonical(name, "gguf")
+        if canonical is None:
+            raise FormatError(
+                f"{where}: tensor {name} has no place in the Llama architecture; herd does not run this model"
+            )
+        tensors[canonical] = tensor
+    config = _config(metadata, tensors, rope, where)
+
+    def load_tokenizer() -> Tokenizer:
+        return _tokenizer(metadata, where)
+
+    template = metadata.get("tokenizer.chat_template")
+    title = metadata.get("general.name")
+    return Checkpoint(
+        path, "gguf", config, check_tensors(config, tensors, where), load_tokenizer,
+        chat_template=template if isinstance(template, str) else None,
+        name=title if isinstance(title, str) else path.stem, files=(path,), maps=(file,),
+    )  # fmt: skip
+
+
+def _config(metadata: dict[str, Any], tensors: dict[str, Tensor], rope: Tensor | None, where: str) -> ModelConfig:
+    architecture = metadata.get("general.architecture")
+    if architecture != "llama":
+        raise FormatError(f"{where}: architecture {architecture!r}; herd runs the Llama architecture only")
+    for key, plain in (
+        ("llama.expert_count", 0), ("llama.attention.sliding_window", 0), ("llama.rope.scaling.type", "none"),
+        ("llama.use_parallel_residual", False), ("llama.attention.causal", True), ("llama.logit_scale", 0),
+        ("llama.residual_scale", 0), ("llama.embedding_scale", 0), ("llama.attention.scale", 0),
+    ):  # fmt: skip
+        if metadata.get(key, plain) not in (plain, None):
+            raise FormatError(f"{where}: {key} is {metadata[key]!r}; herd does not run models with that feature")
+    embedding = tensors.get("tok_embeddings.weight")
+    if embedding is None or len(embedding.shape) != 2:
+        raise FormatError(f"{where}: tensor token_embd.weight is missing or not a matrix")
+    dim, heads = (positive_int(metadata, f"llama.{key}", where) for key in ("embedding_length", "attention.head_count"))
+    head_dim = positive_int(
+        {"llama.attention.key_length": dim // heads, **metadata}, "llama.attention.key_length", where
+    )
+    for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
+        if metadata.get(key, head_dim) != head_dim:
+            raise FormatError(f"{where}: {key} is {metadata[key]!r}; expected the head size, {head_dim}")
+    return ModelConfig(
+        layers=positive_int(metadata, "llama.block_count", where),
+        dim=dim,
+        ffn_dim=positive_int(metadata, "llama.feed_forward_length", where),
+        heads=heads,
+        kv_heads=positive_int(
+            {"llama.attention.head_count_kv": heads, **metadata}, "llama.attention.head_count_kv", where
+        ),
+        head_dim=head_dim,
+        vocab=embedding.shape[0],
+        context=positive_int(metadata, "llama.context_length", where),
+        # The header holds a float32; its shortest decimal is what the model's author wrote.
+        norm_eps=_shortest(number(metadata, "llama.attention.layer_norm_rms_epsilon", 1e-5, where)),
+        rope_theta=number(metadata, "llama.rope.freq_base", 10_000.0, where),
+        rope_scaling=_rope_scaling(metadata, rope, head_dim, where),
+        tied="output.weight" not in tensors,
+    )
+
+
+def _shortest(value: float) -> float:
+    return float(str(np.float32(value)))
+
+
+def rope_factors(config: ModelConfig) -> np.ndarray[Any, np.dtype[np.float32]] | None:
+    """What each rotary frequency is divided by, [head_dim / 2]; None without scaling. See `herd.model.llama`."""
+    scaling = config.rope_scaling
+    if scaling is None:
+        return None
+    frequency = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
+    wavelengths_in_context = scaling.original_context * frequency / (2 * math.pi)
+    smooth = (wavelengths_in_context - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+    smooth = np.clip(smooth, 0, 1)
+    factors: np.ndarray[Any, np.dtype[np.float32]] = (1 / ((1 - smooth) / scaling.factor + smooth)).astype(np.float32)
+    return factors
+
+
+def _rope_scaling(metadata: dict[str, Any], rope: Tensor | None, head_dim: int, where: str) -> RopeScaling | None:
+    """GGUF holds Llama 3.1's scaling as factors of each frequency; find the scaling that gives them."""
+    if rope is None:
+        return None
+    if rope.format != "F32" or rope.shape != (head_dim // 2,):
+        raise FormatError(
+            f"{where}: rope_freqs.weight is {rope.format} {list(rope.shape)}; expected F32 [{head_dim // 2}]"
+        )
+    given = rope.float32()
+    candidates = [RopeScaling(factor=float(f)) for f in {8.0, 32.0, float(given.max())} if f >= 1]
+    written = metadata.get(_ROPE_KEY)
+    if isinstance(written, list) and len(written) == 4 and all(isinstance(x, float) and 0 < x < 1e9 for x in written):
+        candidates.insert(0, RopeScaling(written[0], written[1], written[2], int(written[3])))
+    theta = number(metadata, "llama.rope.freq_base", 10_000.0, where)
+    for scaling in candidates:
+        if scaling.low_freq_factor >= scaling.high_freq_factor:
+            continue
+        probe = ModelConfig(
+            layers=1, dim=1, ffn_dim=1, heads=1, kv_heads=1, head_dim=head_dim, vocab=1,
+            rope_theta=theta, rope_scaling=scaling,
+        )  # fmt: skip
+        factors = rope_factors(probe)
+        if factors is not None and np.allclose(given, factors, rtol=1e-4):
+            return scaling
+    raise FormatError(f"{where}: rope_freqs.weight is not Llama 3.1's frequency scaling; herd does not run this model")
+
+
+def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
+    prefix = "tokenizer.ggml."
+    model = metadata.get(prefix + "model")
+    if model != "gpt2":
+        raise FormatError(f"{where}: tokenizer {model!r}; herd reads byte-level BPE vocabularies ('gpt2')")
+    lists: dict[str, list[Any]] = {}
+    for key, kind in (("tokens", str), ("token_type", int), ("merges", str)):
+        found = metadata.get(prefix + key)
+        if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
+            raise FormatError(f"{where}: {prefix}{key} is missing or damaged; expected a list of {kind.__name__}")
+        lists[key] = found
+    bos, eos = metadata.get(prefix + "bos_token_id"), metadata.get(prefix + "eos_token_id")
+    stops = [
+        t for t in (eos, metadata.get(prefix + "eot_token_id"), metadata.get(prefix + "eom_token_id")) if t is not None
+    ]
+    adds_bos = metadata.get(
+        prefix + "add_bos_token", metadata.get(prefix + "pre") in ("llama-bpe", "llama3", "llama-v3")
+    )
+    tokenizer = HFTokenizer.from_gguf(
+        pre=str(metadata.get(prefix + "pre", "gpt-2")),
+        tokens=lists["tokens"],
+        types=lists["token_type"],
+        merges=lists["merges"],
+        bos=bos if isinstance(bos, int) else None,
+        stops=[t for t in stops if isinstance(t, int)],
+    )
+    if not adds_bos:
+        tokenizer.bos_id = None
+    return tokenizer
+
+
+def write_gguf(
+    file: BinaryIO,
+    checkpoint: Checkpoint,
+    formats: dict[str, str],
+    chunks: Callable[[Tensor, str], Iterator[bytes]],
+    progress: Callable[[int], None],
+    extra: dict[str, Any] | None = None,
+) -> None:
+    """Write `checkpoint` with tensor `name` in format `formats[name]`, its bytes made by `chunks`, one part at a time."""
+    config = checkpoint.config
+    metadata = {**_metadata(checkpoint), **(extra or {})}
+    shapes = config.tensor_shapes()
+    rope = rope_factors(config)
+    entries = [(from_canonical(name, "gguf"), shape, formats[name]) for name, shape in shapes.items()]
+    if rope is not None:
+        entries.insert(0, ("rope_freqs.weight", rope.shape, "F32"))
+    header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(entries), len(metadata)))
+    for key, value in metadata.items():
+        header += _packed_string(key) + _packed(value)
+    offset = 0
+    for name, shape, fmt in entries:
+        gguf_type = number_format(fmt).gguf_type
+        assert gguf_type is not None, fmt
+        header += _packed_string(name) + struct.pack("<I", len(shape))
+        header += struct.pack(f"<{len(shape)}QIQ", *reversed(shape), gguf_type, offset)
+        rows = shape[0] if len(shape) == 2 else 1
+        offset += _padded(rows * number_format(fmt).row_bytes(shape[-1]))
+    file.write(header.ljust(_padded(len(header)), b"\0"))
+    if rope is not None:
+        file.write(rope.tobytes().ljust(_padded(rope.nbytes), b"\0"))
+    for name in shapes:
+        written = 0
+        for chunk in chunks(checkpoint.tensors[name], formats[name]):
+            file.write(chunk)
+            written += len(chunk)
+            progress(len(chunk))
+        file.write(b"\0" * (_padded(written) - written))
+        checkpoint.forget()
+
+
+def _padded(size: int) -> int:
+    return -(-size // _ALIGNMENT) * _ALIGNMENT
+
+
+def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
+    from herd.text.bpe import TiktokenTokenizer
+
+    config = checkpoint.config
+    values: dict[str, Any] = {
+        "general.architecture": "llama",
+        "general.name": checkpoint.name,
+        "llama.block_count": config.layers,
+        "llama.context_length": config.context,
+        "llama.embedding_length": config.dim,
+        "llama.feed_forward_length": config.ffn_dim,
+        "llama.attention.head_count": config.heads,
+        "llama.attention.head_count_kv": config.kv_heads,
+        "llama.attention.key_length": config.head_dim,
+        "llama.attention.value_length": config.head_dim,
+        "llama.attention.layer_norm_rms_epsilon": config.norm_eps,
+        "llama.rope.freq_base": config.rope_theta,
+        "llama.rope.dimension_count": config.head_dim,
+        "llama.vocab_size": config.vocab,
+    }
+    if config.rope_scaling is not None:
+        s = config.rope_scaling
+        values[_ROPE_KEY] = [s.factor, s.low_freq_factor, s.high_freq_factor, float(s.original_context)]
+    if checkpoint.chat_template is not None:
+        values["tokenizer.chat_template"] = checkpoint.chat_template
+    try:
+        tokenizer = checkpoint.tokenizer
+    except FormatError:
+        return values  # a checkpoint without a tokenizer stays one
+    if isinstance(tokenizer, TiktokenTokenizer):
+        tokenizer = HFTokenizer(json.loads(tokenizer.to_json()))
+    assert isinstance(tokenizer, HFTokenizer)
+    pre, tokens, types, merges = tokenizer.gguf_vocabulary
+    tokens += [f"[PAD{i}]" for i in range(len(tokens), config.vocab)]
+    types += [5] * (config.vocab - len(types))
+    bos = checkpoint.tokenizer.bos_id
+    stops = sorted(checkpoint.tokenizer.stop_ids)
+    special = checkpoint.tokenizer.special_tokens
+    eos = next((special[n] for n in ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>") if n in special), None)
+    values |= {
+        "tokenizer.ggml.model": "gpt2",
+        "tokenizer.ggml.pre": pre,
+        "tokenizer.ggml.tokens": tokens,
+        "tokenizer.ggml.token_type": types,
+        "tokenizer.ggml.merges": merges,
+        "tokenizer.ggml.add_bos_token": bos is not None,
+    }
+    if bos is not None:
+        values["tokenizer.ggml.bos_token_id"] = bos
+    if eos is not None or stops:
+        values["tokenizer.ggml.eos_token_id"] = eos if eos is not None else stops[0]
+    return values
+
+
+def _packed_string(text: str) -> bytes:
+    data = text.encode("utf-8", "replace")
+    return struct.pack("<Q", len(data)) + data
+
+
+def _packed(value: Any) -> bytes:
+    """A metadata value with its type."""
+    if isinstance(value, bool):
+        return struct.pack("<I?", 7, value)
+    if isinstance(value, int):
+        return struct.pack("<II", 4, value)
+    if isinstance(value, float):
+        return struct.pack("<If", 6, value)
+    if isinstance(value, str):
+        return struct.pack("<I", _STRING) + _packed_string(value)
+    head = struct.pack("<I", _ARRAY)
+    if not value or isinstance(value[0], str):
+        return head + struct.pack("<IQ", _STRING, len(value)) + b"".join(map(_packed_string, value))
+    if isinstance(value[0], float):
+        return head + struct.pack(f"<IQ{len(value)}f", 6, len(value), *value)
+    return head + struct.pack(f"<IQ{len(value)}i", 5, len(value), *value)

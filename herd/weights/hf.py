@@ -1,0 +1,406 @@
+"""Hugging Face folders: `config.json`, `model.safetensors` or its index, tokenizer files. FBGEMM FP8 included."""
+
+import itertools
+import json
+import re
+import struct
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from herd.errors import FormatError, first_line
+from herd.family import ModelConfig, RopeScaling
+from herd.quant.formats import number_format
+from herd.text.bpe import LLAMA3_SPECIAL
+from herd.text.tokenizer import Tokenizer
+from herd.weights.checkpoint import Checkpoint, MappedFile, Tensor, check_tensors, number, permuted, positive_int
+from herd.weights.files import read_json, sidecar_tokenizer
+from herd.weights.names import (
+    from_canonical,
+    halves_from_interleaved,
+    interleaved_from_halves,
+    is_rotary,
+    to_canonical,
+)
+
+_DTYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "F8_E4M3"}
+_TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "bfloat16"}
+_MAX_HEADER = 100 << 20
+_SHARD_BYTES = 5_000_000_000
+_PLAIN: dict[str, tuple[Any, ...]] = {
+    # key of config.json -> values that mean "the plain Llama architecture"
+    "attention_bias": (False, None), "mlp_bias": (False, None), "hidden_act": ("silu", "swish"),
+    "sliding_window": (None,), "use_sliding_window": (False, None), "num_local_experts": (None, 0, 1),
+    "num_experts": (None, 0, 1), "attention_dropout": (0, 0.0, None), "partial_rotary_factor": (None, 1, 1.0),
+    "qk_norm": (None, False), "use_qk_norm": (None, False), "attn_logit_softcapping": (None,), "layer_types": (None,),
+    "embedding_multiplier": (None, 1, 1.0), "residual_multiplier": (None, 1, 1.0), "logits_scaling": (None, 1, 1.0),
+}  # fmt: skip
+
+
+class SafetensorsFile:
+    """An open safetensors file: tensors by the file's own names. Format: huggingface/safetensors README."""
+
+    def __init__(self, path: Path) -> None:
+        self.file = MappedFile(path)
+        (length,) = struct.unpack("<Q", self.file.bytes(0, 8, "the header").tobytes())
+        if length > _MAX_HEADER or length > self.file.size - 8:
+            raise FormatError(f"{path}: damaged safetensors: claims a header of {length:,} bytes")
+        try:
+            header = json.loads(self.file.bytes(8, length, "the header").tobytes(), object_pairs_hook=_unique)
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}: damaged safetensors header ({first_line(error)})") from error
+        if not isinstance(header, dict):
+            raise FormatError(f"{path}: damaged safetensors header; expected a JSON object")
+        header.pop("__metadata__", None)
+        self.tensors: dict[str, Tensor] = {}
+        spans = []
+        for name, entry in header.items():
+            fmt, shape, (begin, end) = self._entry(name, entry)
+            if fmt is None:
+                continue
+            size = (shape[0] if len(shape) == 2 else 1) * number_format(fmt).row_bytes(shape[-1])
+            if end - begin != size:
+                raise FormatError(f"{path}: damaged safetensors: {name} spans {end - begin:,} bytes; expected {size:,}")
+            spans.append((begin, end, name))
+            self.tensors[name] = self.file.tensor(fmt, shape, 8 + length + begin, f"tensor {name}")
+        spans.sort()
+        for (_, end, name), (begin, _, other) in itertools.pairwise(spans):
+            if begin < end:
+                raise FormatError(f"{path}: damaged safetensors: tensors {name} and {other} overlap")
+
+    def _entry(self, name: str, entry: Any) -> tuple[str | None, tuple[int, ...], tuple[int, int]]:
+        path = self.file.path
+        if not isinstance(entry, dict):
+            raise FormatError(f"{path}: damaged safetensors: entry {name!r} is not an object")
+        dtype, shape, span = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        whole = (
+            isinstance(shape, list)
+            and isinstance(span, list)
+            and len(span) == 2
+            and all(type(n) is int and 0 <= n < 1 << 48 for n in [*shape, *span])
+        )
+        if not whole:
+            raise FormatError(f"{path}: damaged safetensors: entry {name!r} has a wrong shape or span")
+        if dtype not in _DTYPES:
+            if to_canonical(name, "hf") is None:
+                return None, (), (0, 0)  # a buffer of another type that no Llama needs
+            raise FormatError(f"{path}: tensor {name} has dtype {dtype!r}; herd reads {', '.join(_DTYPES)}")
+        sizes: list[int] = shape or [1]
+        if len(sizes) > 2 or 0 in sizes:
+            raise FormatError(f"{path}: tensor {name} has shape {shape}; expected a matrix or a vector")
+        begin, end = span  # type: ignore[misc]
+        return dtype, tuple(sizes), (begin, end)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) != len(pairs):
+        raise ValueError("a key appears twice")
+    return values
+
+
+def open_hf(folder: Path) -> Checkpoint:
+    """Open a Hugging Face folder of a Llama model; FormatError naming what it has that herd does not run."""
+    settings = read_json(folder / "config.json")
+    config = config_from_hf(settings, str(folder / "config.json"))
+    paths = _weight_files(folder)
+    files = [SafetensorsFile(path) for path in paths]
+    raw: dict[str, Tensor] = {}
+    for file in files:
+        for name, tensor in file.tensors.items():
+            if name in raw:
+                raise FormatError(f"{file.file.path}: tensor {name} is in another file too")
+            raw[name] = tensor
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in raw.items():
+        if name.endswith((".weight_scale", ".input_scale_ub", ".rotary_emb.inv_freq")):
+            continue
+        canonical = to_canonical(name, "hf")
+        if canonical is None:
+            raise FormatError(
+                f"{folder}: tensor {name} has no place in the Llama architecture; herd does not run this model"
+            )
+        if canonical == "output.weight" and config.tied:
+            continue
+        if tensor.format == "F8_E4M3":
+            tensor = _scaled(tensor, raw.get(name.removesuffix("weight") + "weight_scale"), name, str(folder))
+        if is_rotary(canonical) and len(tensor.shape) == 2 and tensor.shape[0] % config.head_dim == 0:
+            tensor = permuted(tensor, interleaved_from_halves(tensor.shape[0], config.head_dim))
+        tensors[canonical] = tensor
+    return Checkpoint(
+        folder, "hf", config, check_tensors(config, tensors, str(folder)), lambda: sidecar_tokenizer(folder),
+        chat_template=_template(folder), name=folder.name, files=tuple(paths), maps=tuple(f.file for f in files),
+    )  # fmt: skip
+
+
+def _scaled(tensor: Tensor, scale: Tensor | None, name: str, where: str) -> Tensor:
+    if (
+        scale is None
+        or scale.format not in ("F32", "BF16")
+        or scale.shape not in ((tensor.shape[0], 1), (tensor.shape[0],))
+    ):
+        found = "none" if scale is None else f"{scale.format} {list(scale.shape)}"
+        raise FormatError(
+            f"{where}: FP8 tensor {name} needs a weight_scale of shape [{tensor.shape[0]}, 1]; found {found}"
+        )
+    kept = scale
+    return Tensor(tensor.format, tensor.shape, tensor.rows, lambda: kept.float32().reshape(-1, 1))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    index = folder / "model.safetensors.index.json"
+    if (folder / "model.safetensors").exists():
+        return [folder / "model.safetensors"]
+    if not index.exists():
+        raise FormatError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+    places = read_json(index).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise FormatError(f"{index}: weight_map is missing; expected tensor names and their files")
+    names = sorted({str(name) for name in places.values()})
+    for name in names:
+        if not re.fullmatch(r"[\w.\-]+\.safetensors", name):
+            raise FormatError(f"{index}: names the file {name!r}; expected a .safetensors file of this folder")
+        if not (folder / name).exists():
+            raise FormatError(f"{folder}: {name} is missing; the checkpoint is incomplete, fetch it again")
+    return [folder / name for name in names]
+
+
+def _template(folder: Path) -> str | None:
+    if (folder / "chat_template.jinja").exists():
+        return (folder / "chat_template.jinja").read_text(errors="replace")
+    if not (folder / "tokenizer_config.json").exists():
+        return None
+    template = read_json(folder / "tokenizer_config.json").get("chat_template")
+    if isinstance(template, list):
+        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
+        template = named.get("default")
+    return template if isinstance(template, str) else None
+
+
+def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
+    """A `config.json` as a shape; FormatError naming the first feature outside the Llama architecture."""
+    architectures = settings.get("architectures") or []
+    model_type = settings.get("model_type")
+    if model_type != "llama" or (architectures and "LlamaForCausalLM" not in architectures):
+        raise FormatError(
+            f"{where}: model_type {model_type!r}, architectures {architectures}; herd runs LlamaForCausalLM"
+        )
+    for key, plain in _PLAIN.items():
+        if key in settings and settings[key] not in plain:
+            raise FormatError(f"{where}: {key} is {settings[key]!r}; herd does not run models with that feature")
+    quantization = settings.get("quantization_config")
+    if quantization is not None and (
+        not isinstance(quantization, dict) or quantization.get("quant_method") != "fbgemm_fp8"
+    ):
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
+        raise FormatError(f"{where}: quantization {method!r}; herd reads fbgemm_fp8 and unquantized weights")
+    dim, heads = (positive_int(settings, key, where) for key in ("hidden_size", "num_attention_heads"))
+    rope = settings.get("rope_parameters") or {}
+    scaling = settings.get("rope_scaling") or rope
+    head_dim = settings.get("head_dim") or dim // heads
+    return ModelConfig(
+        layers=positive_int(settings, "num_hidden_layers", where),
+        dim=dim,
+        ffn_dim=positive_int(settings, "intermediate_size", where),
+        heads=heads,
+        kv_heads=positive_int({**settings, "num_key_value_heads": settings.get("num_key_value_heads") or heads},
+                              "num_key_value_heads", where),
+        head_dim=head_dim,
+        vocab=positive_int(settings, "vocab_size", where),
+        context=positive_int({"max_position_embeddings": 2048, **settings}, "max_position_embeddings", where),
+        norm_eps=number(settings, "rms_norm_eps", 1e-6, where),
+        rope_theta=number({**rope, **settings}, "rope_theta", 10_000.0, where),
+        rope_scaling=_rope_scaling(scaling, where),
+        tied=bool(settings.get("tie_word_embeddings", False)),
+    )  # fmt: skip
+
+
+def _rope_scaling(scaling: Any, where: str) -> RopeScaling | None:
+    if not isinstance(scaling, dict):
+        raise FormatError(f"{where}: rope_scaling is {scaling!r}; expected an object")
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind in ("default", None):
+        return None
+    if kind != "llama3":
+        raise FormatError(f"{where}: rope_scaling of type {kind!r}; herd runs 'llama3' scaling")
+    return RopeScaling(
+        factor=number(scaling, "factor", 8.0, where),
+        low_freq_factor=number(scaling, "low_freq_factor", 1.0, where),
+        high_freq_factor=number(scaling, "high_freq_factor", 4.0, where),
+        original_context=positive_int(scaling, "original_max_position_embeddings", where),
+    )
+
+
+def config_to_hf(config: ModelConfig, dtype: str = "BF16") -> dict[str, Any]:
+    """The `config.json` of a shape, as transformers writes it for LlamaForCausalLM."""
+    settings: dict[str, Any] = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": config.dim,
+        "intermediate_size": config.ffn_dim,
+        "num_hidden_layers": config.layers,
+        "num_attention_heads": config.heads,
+        "num_key_value_heads": config.kv_heads,
+        "head_dim": config.head_dim,
+        "vocab_size": config.vocab,
+        "max_position_embeddings": config.context,
+        "rms_norm_eps": config.norm_eps,
+        "rope_theta": config.rope_theta,
+        "rope_scaling": None,
+        "tie_word_embeddings": config.tied,
+        "hidden_act": "silu",
+        "attention_bias": False,
+        "mlp_bias": False,
+        "torch_dtype": _TORCH_NAMES[dtype],
+    }
+    if config.rope_scaling is not None:
+        settings["rope_scaling"] = {
+            "rope_type": "llama3",
+            "factor": config.rope_scaling.factor,
+            "low_freq_factor": config.rope_scaling.low_freq_factor,
+            "high_freq_factor": config.rope_scaling.high_freq_factor,
+            "original_max_position_embeddings": config.rope_scaling.original_context,
+        }
+    return settings
+
+
+def write_hf(
+    folder: Path,
+    checkpoint: Checkpoint,
+    formats: dict[str, str],
+    chunks: Callable[[Tensor, str], Iterator[bytes]],
+    progress: Callable[[int], None],
+    shard_bytes: int = _SHARD_BYTES,
+) -> None:
+    """Write safetensors, split into files of at most `shard_bytes` with an index, and the files beside them."""
+    config = checkpoint.config
+    shards: list[list[tuple[str, str, tuple[int, ...], Callable[[], Iterator[bytes]]]]] = [[]]
+    size = total = 0
+    for name, shape in config.tensor_shapes().items():
+        tensor, fmt = checkpoint.tensors[name], formats[name]
+        if is_rotary(name):
+            tensor = permuted(tensor, halves_from_interleaved(shape[0], config.head_dim))
+        entries = [(from_canonical(name, "hf"), fmt, shape, _chunker(chunks, tensor, fmt))]
+        if fmt == "F8_E4M3":
+            scale = tensor.scale
+            assert scale is not None
+            entries.append((entries[0][0] + "_scale", "F32", (shape[0], 1), _scale_chunker(scale)))
+        added = sum(_nbytes(entry[1], entry[2]) for entry in entries)
+        if shards[-1] and size + added > shard_bytes:
+            shards.append([])
+            size = 0
+        shards[-1] += entries
+        size += added
+        total += added
+    names = [f"model-{i + 1:05}-of-{len(shards):05}.safetensors" for i in range(len(shards))]
+    if len(shards) == 1:
+        names = ["model.safetensors"]
+    for file_name, shard in zip(names, shards, strict=True):
+        _write_safetensors(folder / file_name, shard, progress, checkpoint.forget)
+    if len(shards) > 1:
+        places = {entry[0]: name for name, shard in zip(names, shards, strict=True) for entry in shard}
+        index = {"metadata": {"total_size": total}, "weight_map": places}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=2) + "\n")
+    _write_sidecars(folder, checkpoint, formats)
+
+
+def _chunker(
+    chunks: Callable[[Tensor, str], Iterator[bytes]], tensor: Tensor, fmt: str
+) -> Callable[[], Iterator[bytes]]:
+    return lambda: chunks(tensor, fmt)
+
+
+def _scale_chunker(scale: Callable[[], Any]) -> Callable[[], Iterator[bytes]]:
+    return lambda: iter([scale().astype("<f4").tobytes()])
+
+
+def _nbytes(fmt: str, shape: tuple[int, ...]) -> int:
+    return (shape[0] if len(shape) == 2 else 1) * number_format(fmt).row_bytes(shape[-1])
+
+
+def _write_safetensors(
+    path: Path,
+    entries: list[tuple[str, str, tuple[int, ...], Callable[[], Iterator[bytes]]]],
+    progress: Callable[[int], None],
+    forget: Callable[[], None],
+) -> None:
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, fmt, shape, _ in entries:
+        end = offset + _nbytes(fmt, shape)
+        header[name] = {"dtype": fmt, "shape": list(shape), "data_offsets": [offset, end]}
+        offset = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        for *_, parts in entries:
+            for part in parts():
+                file.write(part)
+                progress(len(part))
+            forget()
+
+
+def _write_sidecars(folder: Path, checkpoint: Checkpoint, formats: dict[str, str]) -> None:
+    used = set(formats.values())
+    main = max(used, key=lambda fmt: sum(1 for value in formats.values() if value == fmt))
+    settings = config_to_hf(checkpoint.config, main)
+    if "F8_E4M3" in used:
+        kept = sorted(
+            {
+                from_canonical(name, "hf").removesuffix(".weight")
+                for name, fmt in formats.items()
+                if fmt != "F8_E4M3" and not name.endswith("norm.weight") and name != "tok_embeddings.weight"
+            }
+        )
+        settings["quantization_config"] = {
+            "quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": kept,
+        }  # fmt: skip
+    try:
+        tokenizer: Tokenizer | None = checkpoint.tokenizer
+    except FormatError:
+        tokenizer = None
+    if tokenizer is not None:
+        stops = sorted(tokenizer.stop_ids)
+        settings["bos_token_id"] = tokenizer.bos_id
+        settings["eos_token_id"] = stops if len(stops) > 1 else (stops[0] if stops else None)
+        generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": settings["eos_token_id"]}
+        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
+        (folder / "tokenizer.json").write_text(_with_start(tokenizer))
+        (folder / "tokenizer_config.json").write_text(
+            json.dumps(_tokenizer_config(tokenizer, checkpoint), indent=2) + "\n"
+        )
+    if checkpoint.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(checkpoint.chat_template)
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
+
+
+def _with_start(tokenizer: Tokenizer) -> str:
+    """`tokenizer.json` whose post-processor writes the start token, as the model expects its texts to begin."""
+    spec = json.loads(tokenizer.to_json())
+    bos = next((name for name, i in tokenizer.special_tokens.items() if i == tokenizer.bos_id), None)
+    if bos is not None and spec.get("post_processor") is None:
+        begin = {"SpecialToken": {"id": bos, "type_id": 0}}
+        spec["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [begin, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
+            "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}},
+        }
+    return json.dumps(spec, ensure_ascii=False)
+
+
+def _tokenizer_config(tokenizer: Tokenizer, checkpoint: Checkpoint) -> dict[str, Any]:
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
+    ends = ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>")
+    eos = next((n for n in ends if n in tokenizer.special_tokens), None)
+    settings: dict[str, Any] = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": names.get(tokenizer.bos_id) if tokenizer.bos_id is not None else None,
+        "eos_token": eos,
+        "model_max_length": checkpoint.config.context,
+        "clean_up_tokenization_spaces": False,
+    }
+    if LLAMA3_SPECIAL[4] in tokenizer.special_tokens:
+        settings["pad_token"] = LLAMA3_SPECIAL[4]
+    return {key: value for key, value in settings.items() if value is not None}

@@ -1,0 +1,62 @@
+"""What a checkpoint is and what it needs, as plain data for printing."""
+
+import os
+from collections import Counter
+from typing import Any
+
+from herd.errors import FormatError
+from herd.family import SHAPES
+from herd.weights.checkpoint import Checkpoint
+
+
+def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Architecture, tensors, formats, tokenizer, template, sizes, and how much of it this machine's memory holds."""
+    config = checkpoint.config
+    counts = Counter(tensor.format for tensor in checkpoint.tensors.values())
+    sizes: Counter[str] = Counter()
+    for tensor in checkpoint.tensors.values():
+        sizes[tensor.format] += tensor.nbytes
+    return {
+        "path": str(checkpoint.path),
+        "name": checkpoint.name,
+        "kind": checkpoint.kind,
+        "shape": next((name for name, shape in SHAPES.items() if shape == config), None),
+        "config": {field: _plain(getattr(config, field)) for field in config.__dataclass_fields__},
+        "parameters": config.parameters,
+        "weight_bytes": checkpoint.weight_bytes,
+        "kv_bytes_per_token": config.kv_bytes_per_token(),
+        "flops_per_token": config.flops_per_token(1),
+        "formats": {fmt: {"tensors": counts[fmt], "bytes": sizes[fmt]} for fmt in counts},
+        "tokenizer": _tokenizer(checkpoint),
+        "chat_template": checkpoint.chat_template,
+        "tensors": [
+            {"name": name, "shape": list(tensor.shape), "format": tensor.format, "bytes": tensor.nbytes}
+            for name, tensor in checkpoint.tensors.items()
+        ],
+        "machine": _machine(checkpoint),
+    }
+
+
+def _plain(value: Any) -> Any:
+    return vars(value) if hasattr(value, "__dataclass_fields__") else value
+
+
+def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any]:
+    try:
+        tokenizer = checkpoint.tokenizer
+    except FormatError as error:
+        return {"error": str(error)}
+    return {
+        "vocabulary": tokenizer.vocab_size,
+        "special_tokens": len(tokenizer.special_tokens),
+        "start_token": tokenizer.bos_id,
+        "stop_tokens": sorted(tokenizer.stop_ids),
+    }
+
+
+def _machine(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Memory of this machine, and the longest context whose cache (16-bit) fits beside the weights."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    left = int(total * 0.9) - checkpoint.weight_bytes
+    context = max(0, min(checkpoint.config.context, left // checkpoint.config.kv_bytes_per_token()))
+    return {"memory_bytes": total, "cores": os.cpu_count(), "fits": left > 0, "context_that_fits": context}

@@ -1,0 +1,38 @@
+"""How to talk with a model out of the box: the system prompt and sampling that were measured to suit it."""
+
+import msgspec
+
+from herd.family import SHAPES, ModelConfig
+
+
+class Preset(msgspec.Struct, frozen=True):
+    """Defaults of a chat; `note` is told once to whoever chats with the model for the first time."""
+
+    system: str = ""
+    temperature: float = 0.6
+    top_p: float = 0.9
+    repetition_penalty: float = 1.0
+    note: str = ""
+
+
+# Meta's generation_config.json for the Llama 3 instruct models says temperature 0.6, top_p 0.9.
+_LLAMA = Preset()
+# Chosen over 60 plain questions with benchmarks/preset.py; figures in docs/reference/benchmarks.md.
+_SMOLLM = Preset(
+    system="You are a helpful assistant. Answer briefly and correctly.",
+    temperature=0.2,
+    top_p=0.9,
+    note=(
+        "SmolLM2-135M is a small model to start with: quick, friendly, often wrong. For a better one, try "
+        "`herd pull hf:HuggingFaceTB/SmolLM2-1.7B-Instruct` or, with access from Meta, "
+        "`herd pull hf:meta-llama/Llama-3.1-8B-Instruct`, then `herd chat NAME`."
+    ),
+)
+
+
+def preset_for(config: ModelConfig) -> Preset:
+    """The preset of a model's shape."""
+    if config.vocab == SHAPES["smollm2-135m"].vocab:
+        small = config.dim == SHAPES["smollm2-135m"].dim
+        return _SMOLLM if small else msgspec.structs.replace(_SMOLLM, note="")
+    return _LLAMA
