@@ -5,7 +5,10 @@ The command line prints the message and exits with status 2; the server answers 
 
 
 class HerdError(Exception):
-    """Base of every error that a user can cause or mend."""
+    """Base of every error that a user can cause or mend. Its message is one line, whatever a file put into it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("".join(c if c.isprintable() else "?" for c in message))
 
 
 class ConfigError(HerdError):

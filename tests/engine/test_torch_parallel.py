@@ -1,0 +1,56 @@
+"""Two processes under torchrun give the tokens that one gives."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+SCRIPT = """
+import json, os, torch.distributed as dist
+from herd.engine.backends.torch import TorchBackend
+from herd.engine.engine import Engine
+from herd.engine.request import Request, SamplingParams
+from herd.family import shape
+from tests.models import random_checkpoint
+if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+    dist.init_process_group("gloo")
+checkpoint = random_checkpoint(shape("tiny"))
+backend = TorchBackend(checkpoint, threads=1, cache_tokens=2048)
+if backend.rank:
+    backend.follow()
+else:
+    with Engine(backend, checkpoint.tokenizer) as engine:
+        requests = [Request(prompt=list(range(i + 1, 40 + i)), id=str(i),
+                            params=SamplingParams(temperature=0.7 * (i % 2), seed=i, max_tokens=20, ignore_eos=True))
+                    for i in range(4)]
+        out = {}
+        for event in engine.generate(requests):
+            out.setdefault(event.request, []).extend(event.tokens)
+    print(json.dumps(out, sort_keys=True))
+if dist.is_initialized():
+    dist.destroy_process_group()
+"""
+
+
+def test_two_processes_equal_one(tmp_path):
+    script = tmp_path / "run.py"
+    script.write_text(SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    one = subprocess.run(
+        [sys.executable, script], capture_output=True, text=True, check=True, env=environment, timeout=120
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launch = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--nproc-per-node=2",
+        "--master-addr=127.0.0.1",
+        f"--master-port={port}",
+    ]
+    two = subprocess.run([*launch, script], capture_output=True, text=True, check=True, env=environment, timeout=240)
+    assert len(json.loads(one.stdout)) == 4
+    assert two.stdout == one.stdout

@@ -1,0 +1,247 @@
+"""Every format into every other, bit for bit; and what other people's loaders make of our files."""
+
+import dataclasses
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from herd.errors import ConfigError, FormatError
+from herd.family import shape
+from herd.weights.convert import convert, target_kind
+from herd.weights.hf import write_hf
+from herd.weights.open import open_checkpoint
+from herd.weights.pth import PthFile
+from tests.models import random_checkpoint
+
+
+def digests(checkpoint):
+    return {
+        n: (t.format, t.shape, hashlib.sha256(t.raw().tobytes()).hexdigest()) for n, t in checkpoint.tensors.items()
+    }
+
+
+CONFIGS = {
+    "tied, scaled rope": shape("tiny-3.1"),
+    "untied": shape("tiny"),
+    "wide heads": dataclasses.replace(shape("tiny"), head_dim=32, dim=96, ffn_dim=100, vocab=515),
+}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("fmt", ["BF16", "F32"])
+def test_hf_meta_gguf_hf_is_bit_identical(name, fmt, tmp_path):
+    config = dataclasses.replace(CONFIGS[name], vocab=max(CONFIGS[name].vocab, 512))
+    source = random_checkpoint(config, fmt=fmt)
+    convert(source, tmp_path / "hf", "hf")
+    convert(open_checkpoint(tmp_path / "hf"), tmp_path / "meta", "meta")
+    convert(open_checkpoint(tmp_path / "meta"), tmp_path / "x.gguf", "gguf")
+    convert(open_checkpoint(tmp_path / "x.gguf"), tmp_path / "hf2", "hf")
+    for folder in ("hf", "meta", "hf2"):
+        opened = open_checkpoint(tmp_path / folder)
+        assert opened.config == config
+        assert digests(opened) == digests(source)
+        assert opened.tokenizer.encode("héllo <|eot_id|>") == source.tokenizer.encode("héllo <|eot_id|>")
+        assert opened.tokenizer.special_tokens == source.tokenizer.special_tokens
+    gguf = open_checkpoint(tmp_path / "x.gguf")
+    assert gguf.config == config
+    for one, other in zip(gguf.tensors.values(), source.tensors.values(), strict=True):
+        np.testing.assert_array_equal(one.float32(), other.float32())
+    files = [(tmp_path / f / "model.safetensors").read_bytes() for f in ("hf", "hf2")]
+    assert files[0] == files[1]
+
+
+def test_torch_reads_our_pth_and_we_read_torchs(tmp_path):
+    source = random_checkpoint(shape("tiny-3.1"), fmt="BF16")
+    convert(source, tmp_path / "meta", "meta")
+    loaded = torch.load(tmp_path / "meta" / "consolidated.00.pth", weights_only=True, mmap=True)
+    for name, tensor in source.tensors.items():
+        assert loaded[name].view(torch.uint8).numpy().tobytes() == tensor.raw().tobytes()
+    assert loaded["output.weight"].data_ptr() == loaded["tok_embeddings.weight"].data_ptr()
+    torch.save({"a": torch.arange(6.0).view(2, 3), "b": torch.ones(4, dtype=torch.bfloat16)}, tmp_path / "t.pth")
+    file = PthFile(tmp_path / "t.pth")
+    assert file.tensor("a").float32().tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert file.tensor("b").float32().tolist() == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("shards", [2, 4, 8])
+def test_model_parallel_shards_are_merged(shards, tmp_path):
+    config = dataclasses.replace(shape("tiny"), heads=8, kv_heads=8, head_dim=8)
+    source = random_checkpoint(config)
+    whole = {name: torch.from_numpy(tensor.float32()) for name, tensor in source.tensors.items()}
+    convert(source, tmp_path / "one", "meta")
+    (tmp_path / "many").mkdir()
+    (tmp_path / "many" / "params.json").write_bytes((tmp_path / "one" / "params.json").read_bytes())
+    for i in range(shards):
+        part = {}
+        for name, tensor in whole.items():
+            if tensor.dim() == 1:
+                part[name] = tensor
+            else:
+                axis = 1 if name.endswith(("wo.weight", "w2.weight")) else 0
+                part[name] = tensor.chunk(shards, dim=axis)[i].clone()
+        torch.save(part, tmp_path / "many" / f"consolidated.{i:02}.pth")
+    merged = open_checkpoint(tmp_path / "many")
+    assert merged.config == config
+    assert digests(merged) == digests(source)
+    np.testing.assert_array_equal(
+        merged.tensors["layers.0.attention.wq.weight"].rows(3, 21).reshape(-1),
+        source.tensors["layers.0.attention.wq.weight"].rows(3, 21).reshape(-1),
+    )
+    (tmp_path / "many" / f"consolidated.{shards - 1:02}.pth").unlink()
+    with pytest.raises(FormatError):
+        open_checkpoint(tmp_path / "many")
+
+
+def test_sharded_safetensors_with_an_index(tmp_path):
+    source = random_checkpoint(shape("tiny"), fmt="BF16")
+    from herd.weights.convert import _chunks
+
+    (tmp_path / "hf").mkdir()
+    formats = dict.fromkeys(source.tensors, "BF16")
+    write_hf(tmp_path / "hf", source, formats, _chunks, lambda _: None, shard_bytes=100_000)
+    index = json.loads((tmp_path / "hf" / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 2
+    assert digests(open_checkpoint(tmp_path / "hf")) == digests(source)
+    next((tmp_path / "hf").glob("*-00002-*")).unlink()
+    with pytest.raises(FormatError, match="00002"):
+        open_checkpoint(tmp_path / "hf")
+
+
+def test_fbgemm_fp8_is_read_with_its_scales(tmp_path):
+    """The layout of Meta's published FP8 405B: e4m3 weight and float32 weight_scale [out, 1], made with torch."""
+    from safetensors.torch import load_file, save_file
+
+    convert(random_checkpoint(shape("tiny")), tmp_path / "hf", "hf")
+    tensors = load_file(tmp_path / "hf" / "model.safetensors")
+    name = "model.layers.0.mlp.gate_proj.weight"
+    weight = tensors[name]
+    scale = weight.abs().amax(1, keepdim=True) / 448
+    tensors[name] = (weight / scale).to(torch.float8_e4m3fn)
+    tensors[name + "_scale"] = scale
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    settings = json.loads((tmp_path / "hf" / "config.json").read_text())
+    settings["quantization_config"] = {"quant_method": "fbgemm_fp8"}
+    (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
+    opened = open_checkpoint(tmp_path / "hf")
+    got = opened.tensors["layers.0.feed_forward.w1.weight"]
+    assert got.format == "F8_E4M3"
+    expected = tensors[name].float() * scale
+    np.testing.assert_array_equal(got.float32(), expected.numpy())
+    convert(opened, tmp_path / "again", "hf")
+    again = load_file(tmp_path / "again" / "model.safetensors")
+    assert torch.equal(again[name].view(torch.uint8), tensors[name].view(torch.uint8))
+    assert torch.equal(again[name + "_scale"], scale)
+    assert (
+        json.loads((tmp_path / "again" / "config.json").read_text())["quantization_config"]["quant_method"]
+        == "fbgemm_fp8"
+    )
+    del tensors[name + "_scale"]
+    save_file(tensors, tmp_path / "hf" / "model.safetensors")
+    with pytest.raises(FormatError, match="weight_scale"):
+        open_checkpoint(tmp_path / "hf")
+
+
+def test_quantized_gguf_goes_to_gguf_unchanged_and_to_hf_as_bf16(smollm, tmp_path):
+    convert(smollm, tmp_path / "copy.gguf", "gguf")
+    copy = open_checkpoint(tmp_path / "copy.gguf")
+    assert digests(copy) == digests(smollm)
+    assert copy.tokenizer.encode("Hello  world 123") == smollm.tokenizer.encode("Hello  world 123")
+    assert copy.chat_template == smollm.chat_template
+    assert copy.tokenizer.stop_ids == smollm.tokenizer.stop_ids
+
+
+@pytest.mark.slow
+def test_metas_tokenizer_survives_all_formats(meta_tokenizer, tmp_path):
+    source = random_checkpoint(dataclasses.replace(shape("tiny-3.1"), vocab=128_256), fmt="BF16")
+    source.load_tokenizer = lambda: meta_tokenizer
+    convert(source, tmp_path / "meta", "meta")
+    convert(open_checkpoint(tmp_path / "meta"), tmp_path / "hf", "hf")
+    convert(open_checkpoint(tmp_path / "hf"), tmp_path / "x.gguf", "gguf")
+    convert(open_checkpoint(tmp_path / "x.gguf"), tmp_path / "back", "meta")
+    assert open_checkpoint(tmp_path / "back").tokenizer.ranks == meta_tokenizer.ranks
+    text = "Grüße, 12345 नमस्ते! <|eot_id|>"
+    for name in ("hf", "x.gguf", "back"):
+        opened = open_checkpoint(tmp_path / name).tokenizer
+        assert opened.encode(text) == meta_tokenizer.encode(text)
+        assert opened.bos_id == meta_tokenizer.bos_id
+        assert opened.stop_ids == meta_tokenizer.stop_ids
+
+
+def test_targets_and_refusals(tmp_path):
+    source = random_checkpoint(shape("tiny"))
+    assert target_kind(tmp_path / "a.gguf", None) == "gguf"
+    for out, to in (("folder", None), ("folder", "onnx")):
+        with pytest.raises(ConfigError, match="hf"):
+            target_kind(tmp_path / out, to)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "x").write_text("mine")
+    with pytest.raises(ConfigError, match="exists"):
+        convert(source, tmp_path / "there", "hf")
+    with pytest.raises(ConfigError, match="Q4_0"):
+        convert(source, tmp_path / "new", "hf", "Q4_0")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["there"]
+
+
+def test_an_interrupted_conversion_leaves_nothing(tmp_path):
+    source = random_checkpoint(shape("tiny"))
+
+    def interrupt(_: int) -> None:
+        raise KeyboardInterrupt
+
+    for kind, name in (("hf", "a"), ("meta", "b"), ("gguf", "c.gguf")):
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, tmp_path / name, kind, progress=interrupt)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_memory_of_a_conversion_does_not_grow_with_the_file(tmp_path):
+    """A sharded checkpoint of 3 GB: peak resident memory below 1.5 x the largest tensor + 300 MB."""
+    import subprocess
+    import sys
+
+    config = dataclasses.replace(
+        shape("llama-3.2-1b"), layers=20, vocab=32_768, tied=False, ffn_dim=8192, rope_scaling=None
+    )
+    (tmp_path / "hf").mkdir()
+    write_zeros = """
+import sys, json, dataclasses
+from pathlib import Path
+import numpy as np
+from herd.family import ModelConfig
+from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.convert import _chunks
+from herd.weights.hf import write_hf
+config = ModelConfig(**json.loads(sys.argv[1]))
+def fake(shape):
+    row = np.arange(shape[-1], dtype=np.uint16).view(np.uint8)
+    return Tensor("BF16", shape, lambda a, b: np.broadcast_to(row, (b - a, len(row))))
+def none():
+    from herd.errors import FormatError
+    raise FormatError("none")
+tensors = {n: fake(s) for n, s in config.tensor_shapes().items()}
+write_hf(Path(sys.argv[2]), Checkpoint(Path("x"), "x", config, tensors, none), dict.fromkeys(tensors, "BF16"), _chunks,
+         lambda _: None, shard_bytes=500_000_000)
+"""
+    plain = {**dataclasses.asdict(config), "rope_scaling": None}
+    subprocess.run([sys.executable, "-c", write_zeros, json.dumps(plain), str(tmp_path / "hf")], check=True)
+    measure = """
+import resource, sys
+from herd.cli import main
+sys.argv = ["herd", "convert", sys.argv[1], sys.argv[2], *sys.argv[3:]]
+try:
+    main()
+finally:
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+"""
+    largest = config.vocab * config.dim * 2
+    size = sum(f.stat().st_size for f in (tmp_path / "hf").iterdir())
+    assert size > 2.5e9
+    for out, *more in (("m", "--to", "meta"), ("x.gguf",)):
+        command = [sys.executable, "-c", measure, str(tmp_path / "hf"), str(tmp_path / out), *more]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        peak = int(done.stderr.strip().splitlines()[-1])
+        assert peak < 1.5 * largest + 300e6, f"{out}: {peak:,} bytes"
