@@ -131,7 +131,7 @@ def _continue(client: "httpx.Client", url: str, partial: Path, name: str, progre
         if etag and not etag.startswith("W/"):
             _tag_file(partial).write_text(etag)
         with partial.open("ab" if have else "wb") as file:
-            for chunk in response.iter_bytes(_CHUNK):
+            for chunk in response.iter_raw():
                 file.write(chunk)
                 have += len(chunk)
                 progress(name, have, total)

@@ -99,6 +99,7 @@ class TorchBackend:
             received: list[Any] = [None]
             dist.broadcast_object_list(received, src=0)
             if received[0] is None:
+                dist.barrier()  # leave together: gloo aborts when a peer goes first
                 return
             self._step(received[0])
 
@@ -106,6 +107,8 @@ class TorchBackend:
         """Free the cache and send the other ranks home."""
         if self.world > 1 and self.rank == 0:
             dist.broadcast_object_list([None], src=0)
+            dist.barrier()
+            self.world = 1
         self.cache = self.cache[:0]
 
     @torch.inference_mode()
