@@ -14,7 +14,9 @@ from herd.weights.checkpoint import Checkpoint
 from herd.weights.hub import DEFAULT_MODEL, WHEELS, find, pull
 
 Model = Annotated[str, typer.Argument(help="A path, or the name of a model that was pulled.")]
-BackendFlag = Annotated[str, typer.Option(help="auto or torch.")]
+BackendFlag = Annotated[
+    str, typer.Option(help="native (CPU), torch, or auto: native unless --device or --dtype is given.")
+]
 DeviceFlag = Annotated[Optional[str], typer.Option(help="For torch: cpu, cuda, cuda:1.")]
 DtypeFlag = Annotated[Optional[str], typer.Option(help="For torch: float32, bfloat16 or float16.")]
 ThreadsFlag = Annotated[Optional[int], typer.Option(help="CPU threads. Default: one a core.")]

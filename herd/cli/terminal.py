@@ -1,7 +1,7 @@
 """The terminal chat: a line to type in, Markdown as it streams, and a few /commands."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -39,7 +39,7 @@ class Terminal:
     ) -> None:
         self._conversation, self._speed, self._plain = conversation, speed, plain
         self._console = Console(no_color=plain, highlight=False)
-        self._commands = {
+        self._commands: dict[str, Callable[[str], None]] = {
             "help": lambda _: self._print(_HELP),
             "system": self._system,
             "reset": lambda _: self._reset(),
@@ -62,7 +62,7 @@ class Terminal:
             self._print(f"(history is not kept: {state} cannot be written)")
         keys = KeyBindings()
         for pressed, handler in ((("escape", "enter"), _new_line), (("enter",), _submit)):
-            keys.add(*pressed)(handler)  # type: ignore[no-untyped-call]
+            keys.add(*pressed)(handler)
         self._session: PromptSession[str] = PromptSession(
             history=history or InMemoryHistory(), multiline=True, key_bindings=keys, prompt_continuation="  "
         )

@@ -7,7 +7,7 @@ from herd.engine.engine import Engine
 from herd.errors import ConfigError, MissingDependencyError
 from herd.weights.checkpoint import Checkpoint
 
-BACKENDS = ("auto", "torch")
+BACKENDS = ("auto", "native", "torch")
 
 
 def open_backend(
@@ -30,6 +30,16 @@ def open_backend(
         cache_tokens = min(checkpoint.config.context, 8192)
     if cache_tokens < 1:
         raise ConfigError(f"cache of {cache_tokens} tokens; expected 1 or more")
+    if backend == "auto":
+        backend = "native" if device in (None, "cpu") and dtype is None else "torch"
+    if backend == "native":
+        from herd.engine.backends.native import NativeBackend
+
+        if device not in (None, "cpu") or dtype is not None:
+            raise ConfigError(
+                "the native backend runs on the CPU in the weights' own formats; --device and --dtype are torch's"
+            )
+        return NativeBackend(checkpoint, threads=threads, cache_tokens=cache_tokens)
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("the torch backend needs torch; install it with: pip install 'llama-herd[torch]'")
     from herd.engine.backends.torch import TorchBackend

@@ -1,0 +1,81 @@
+"""The CPU decoder in C++ behind one thin binding: load tensors, compute steps. See docs/explanation/native.md.
+
+`csrc/` reads top to bottom: simd.h, kernels.h, pack.h, kernels.cpp, pool.h, sampler, decoder, forward, binding.
+"""
+
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from herd.errors import ConfigError, FormatError
+from herd.native import _native
+from herd.quant.formats import number_format
+from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.gguf import rope_factors
+
+BLOCK: int = _native.BLOCK
+"""Positions in a block of the key-value cache."""
+
+_FP8 = 1000  # the decoder's own id; ggml has none
+_DIRECT = ("F32", "F16", "BF16", "F8_E4M3", "Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K")
+
+
+def instruction_sets() -> list[str]:
+    """What this processor and this build can use, best first."""
+    return list(_native.instruction_sets())
+
+
+def converted_formats(checkpoint: Checkpoint) -> set[str]:
+    """Number formats of a checkpoint that the decoder has no kernel for and holds as BF16."""
+    return {tensor.format for tensor in checkpoint.tensors.values()} - set(_DIRECT)
+
+
+def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "") -> Any:
+    """A decoder with a checkpoint's weights packed; `blocks` is the size of its cache, `isa` "" for the best.
+
+    Raises ConfigError for a shape or an instruction set it cannot run.
+    """
+    config = checkpoint.config
+    base = config.rope_theta ** (np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim))
+    frequencies = (np.float32(1.0) / base.astype(np.float32)).astype(np.float32)
+    factors = rope_factors(config)
+    if factors is not None:
+        frequencies = (frequencies / factors).astype(np.float32)
+    try:
+        decoder = _native.Decoder(
+            config.layers, config.dim, config.ffn_dim, config.heads, config.kv_heads, config.head_dim, config.vocab,
+            config.norm_eps, frequencies, threads, blocks, isa,
+        )  # fmt: skip
+        for name, tensor in _with_output(checkpoint):
+            _add(decoder, name, tensor)
+        decoder.finish()
+    except MemoryError as error:
+        raise ConfigError(
+            "not enough memory for the weights and the cache; use a smaller --context or model"
+        ) from error
+    except (ValueError, IndexError) as error:
+        raise ConfigError(f"the native backend cannot run this model: {error}") from error
+    return decoder
+
+
+def _with_output(checkpoint: Checkpoint) -> Iterable[tuple[str, Tensor]]:
+    yield from checkpoint.tensors.items()
+    if checkpoint.config.tied:
+        yield "output.weight", checkpoint.tensors["tok_embeddings.weight"]
+
+
+def _add(decoder: Any, name: str, tensor: Tensor) -> None:
+    rows, columns = tensor.row_count, tensor.shape[-1]
+    if tensor.format not in _DIRECT:
+        from herd.quant.dequantize import f32_to_bf16
+
+        tensor = Tensor("BF16", tensor.shape, lambda a, b, t=tensor: f32_to_bf16(t.float32(a, b)).reshape(b - a, -1))
+    fmt = _FP8 if tensor.format == "F8_E4M3" else number_format(tensor.format).gguf_type
+    raw = np.ascontiguousarray(tensor.raw())
+    if raw.nbytes != tensor.nbytes:
+        raise FormatError(f"tensor {name} has {raw.nbytes} bytes; expected {tensor.nbytes}")
+    scale = None if tensor.scale is None else np.ascontiguousarray(tensor.scale().reshape(-1), np.float32)
+    decoder.add(name, fmt, rows, columns, raw, scale)
+    if name == "tok_embeddings.weight":
+        decoder.embedding = raw  # rows are read from it as tokens come; this keeps it alive

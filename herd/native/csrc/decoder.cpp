@@ -1,0 +1,131 @@
+#include "decoder.h"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cfloat>
+#include <cmath>
+#include <cstring>
+#include <new>
+#include <stdexcept>
+
+#include "scratch.h"
+
+namespace herd {
+
+Memory::Memory(size_t bytes) : bytes_((bytes + 4095) / 4096 * 4096) {
+  if (!bytes_) return;
+  data_ = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (data_ == MAP_FAILED) {
+    data_ = nullptr;
+    throw std::bad_alloc();
+  }
+#if defined(MADV_HUGEPAGE)
+  if (bytes_ >= (4u << 20)) madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+}
+
+Memory::~Memory() {
+  if (data_) munmap(data_, bytes_);
+}
+
+Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa)
+    : shape_(std::move(shape)), k_(choose_kernels(isa)), blocks_(blocks) {
+  if (!k_) throw std::invalid_argument("this processor or build does not have that instruction set");
+  if (shape_.head_dim % 16) throw std::invalid_argument("head_dim is not a multiple of 16; use --backend torch");
+  pool_ = std::make_unique<Pool>(threads);
+  layers_ = std::vector<Layer>(size_t(shape_.layers));
+  block_halves_ = size_t(shape_.kv_heads) * size_t(shape_.head_dim) * BLOCK * 2;
+  layer_halves_ = block_halves_ * size_t(blocks);
+  cache_ = Memory(layer_halves_ * size_t(shape_.layers) * sizeof(uint16_t));
+  counters_ = std::vector<std::atomic<int>>(size_t(shape_.layers) * 8 + 4096);
+  for (int i = 0; i < threads; i++) scratch_.push_back(std::make_unique<Scratch>());
+  shared_ = std::make_unique<Scratch>();
+}
+
+Decoder::~Decoder() = default;
+
+Decoder::Weights* Decoder::place(const std::string& name, std::vector<float>*& norm) {
+  norm = nullptr;
+  if (name == "output.weight") return &output_;
+  if (name == "norm.weight") {
+    norm = &norm_;
+    return nullptr;
+  }
+  int index = 0, used = 0;
+  if (std::sscanf(name.c_str(), "layers.%d.%n", &index, &used) == 1 && used && index >= 0 && index < shape_.layers) {
+    Layer& l = layers_[size_t(index)];
+    std::string rest = name.substr(size_t(used));
+    if (rest == "attention.wq.weight") return &l.wq;
+    if (rest == "attention.wk.weight") return &l.wk;
+    if (rest == "attention.wv.weight") return &l.wv;
+    if (rest == "attention.wo.weight") return &l.wo;
+    if (rest == "feed_forward.w1.weight") return &l.w1;
+    if (rest == "feed_forward.w2.weight") return &l.w2;
+    if (rest == "feed_forward.w3.weight") return &l.w3;
+    if (rest == "attention_norm.weight") norm = &l.attention_norm;
+    if (rest == "ffn_norm.weight") norm = &l.ffn_norm;
+    if (norm) return nullptr;
+  }
+  throw std::invalid_argument("unknown tensor " + name);
+}
+
+void Decoder::add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes,
+                  const float* scale) {
+  if (rows <= 0 || columns <= 0 || bytes % size_t(rows)) throw std::invalid_argument("wrong size of " + name);
+  size_t row_bytes = bytes / size_t(rows);
+  if (name == "tok_embeddings.weight") {
+    embedding_raw_ = raw;  // the caller keeps it alive
+    embedding_row_bytes_ = row_bytes;
+    embedding_format_ = format;
+    if (scale) embedding_scale_.assign(scale, scale + rows);
+    return;
+  }
+  std::vector<float>* norm;
+  Weights* w = place(name, norm);
+  if (norm) {
+    norm->resize(size_t(columns));
+    k_->unpack_row(format, raw, columns, norm->data());
+    return;
+  }
+  Matrix& m = w->matrix;
+  m.kind = k_->packed_kind(format);
+  m.rows = rows;
+  m.columns = columns;
+  m.tile_bytes = tile_bytes(m.kind, columns);
+  int count = tiles(m);
+  w->memory = Memory(m.tile_bytes * size_t(count) + 4096);
+  m.data = w->memory.data();
+  if (scale) {
+    w->scale.assign(size_t(count) * TILE, 0.0f);
+    std::copy(scale, scale + rows, w->scale.begin());
+    m.row_scale = w->scale.data();
+  }
+  std::atomic<int> next{0};
+  pool_->run([&](int) {
+    for (int tile; (tile = next.fetch_add(1)) < count;)
+      k_->pack(m, format, tile, raw + size_t(tile) * TILE * row_bytes, row_bytes, std::min(TILE, rows - tile * TILE),
+               w->memory.data());
+  });
+}
+
+void Decoder::finish() {
+  const Shape& s = shape_;
+  auto check = [](const Weights& w, int rows, int columns) {
+    if (w.matrix.rows != rows || w.matrix.columns != columns) throw std::invalid_argument("a tensor is missing or has a wrong shape");
+  };
+  for (auto& l : layers_) {
+    check(l.wq, s.heads * s.head_dim, s.dim);
+    check(l.wk, s.kv_heads * s.head_dim, s.dim);
+    check(l.wv, s.kv_heads * s.head_dim, s.dim);
+    check(l.wo, s.dim, s.heads * s.head_dim);
+    check(l.w1, s.ffn, s.dim);
+    check(l.w3, s.ffn, s.dim);
+    check(l.w2, s.dim, s.ffn);
+    if (int(l.attention_norm.size()) != s.dim || int(l.ffn_norm.size()) != s.dim) throw std::invalid_argument("a norm is missing");
+  }
+  check(output_, s.vocab, s.dim);
+  if (int(norm_.size()) != s.dim || !embedding_raw_) throw std::invalid_argument("norm or embedding is missing");
+}
+
+}  // namespace herd

@@ -1,0 +1,140 @@
+// A Llama model on the CPU: packed weights, a paged key-value cache, and `step`, which computes a plan.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+#include "sampler.h"
+
+namespace herd {
+
+struct Shape {
+  int layers, dim, ffn, heads, kv_heads, head_dim, vocab;
+  float eps;
+  std::vector<float> frequencies;  // radians a position turns each pair, [head_dim / 2]
+};
+
+// Memory straight from the system: zero, lazily there, in huge pages where they help, given back when destroyed.
+class Memory {
+ public:
+  Memory() = default;
+  explicit Memory(size_t bytes);
+  Memory(Memory&& other) noexcept : data_(other.data_), bytes_(other.bytes_) { other.data_ = nullptr; }
+  Memory& operator=(Memory&& other) noexcept {
+    std::swap(data_, other.data_);
+    std::swap(bytes_, other.bytes_);
+    return *this;
+  }
+  ~Memory();
+  uint8_t* data() const { return static_cast<uint8_t*>(data_); }
+  template <class T>
+  T* as() const {
+    return static_cast<T*>(data_);
+  }
+
+ private:
+  void* data_ = nullptr;
+  size_t bytes_ = 0;
+};
+
+// One sequence's part of a step.
+struct StepRow {
+  const int32_t* tokens;
+  int count;
+  int start;            // position of the first
+  const int32_t* table;  // cache blocks
+  bool sample;
+  SampleSpec spec;
+  int top = -1;         // alternatives to report beside the sampled token; -1 for no log-probability
+  const int32_t* targets = nullptr;
+  int target_count = 0, target_top = 0;
+};
+
+struct Score {
+  double logprob;
+  std::vector<int32_t> tokens;   // the most likely ones
+  std::vector<double> logprobs;
+};
+
+struct StepResult {
+  int token = -1;
+  Score chosen;
+  std::vector<Score> scores;
+};
+
+class Decoder {
+ public:
+  Decoder(Shape shape, int threads, int blocks, const char* isa);
+  ~Decoder();
+  // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows].
+  void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale);
+  void finish();  // check that every tensor is there
+  std::vector<StepResult> step(const std::vector<StepRow>& rows);
+  const char* isa() const { return k_->name; }
+
+ private:
+  struct Weights {
+    Memory memory;
+    std::vector<float> scale;
+    Matrix matrix;
+  };
+  struct Layer {
+    std::vector<float> attention_norm, ffn_norm;
+    Weights wq, wk, wv, wo, w1, w2, w3;
+  };
+  struct Task {  // a piece of attention, or a run of pieces over all splits
+    int row, first_token, tokens, head, split;  // split -1: all splits, folded
+  };
+  struct Scratch;
+
+  Weights* place(const std::string& name, std::vector<float>*& norm);
+  void prepare(const std::vector<StepRow>& rows);
+  void forward(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
+  void layer(int thread, int index, const std::vector<StepRow>& rows);
+  void heads(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
+  void attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint16_t* cache);
+  void mixed(int token, float* out) const;
+  void keep(int part, int token, int first, const float* values, const std::vector<StepRow>& rows, uint16_t* cache);
+  void report(const StepRow& row, int index, const float* logits, StepResult& result, Scratch& scratch) const;
+  template <class F>
+  void share(int thread, int count, F&& work);
+  template <class F>
+  Activations activations(int thread, int rows, int columns, bool quantized, F&& fill);
+  template <class F>
+  void multiply(int thread, const Matrix& w, const Activations& act, int rows, F&& take);
+
+  Shape shape_;
+  const Kernels* k_;
+  std::unique_ptr<Pool> pool_;
+  std::vector<Layer> layers_;
+  Weights output_;
+  const uint8_t* embedding_raw_ = nullptr;
+  size_t embedding_row_bytes_ = 0;
+  int embedding_format_ = 0;
+  std::vector<float> embedding_scale_;
+  std::vector<float> norm_;
+  Memory cache_;
+  size_t layer_halves_ = 0, block_halves_ = 0;
+  int blocks_;
+
+  // One step's state, shared by the threads.
+  int total_ = 0;
+  std::vector<float> x_, q_, mixed_, h_, rope_, partial_, logits_;
+  std::vector<int> position_, row_of_, block_;
+  struct Wanted {
+    int token, row, target;  // target -1: sample
+  };
+  std::vector<Wanted> wanted_;
+  std::vector<size_t> partial_at_;
+  std::vector<Task> tasks_;
+  std::vector<std::atomic<int>> counters_;
+  std::vector<std::unique_ptr<Scratch>> scratch_;
+  std::unique_ptr<Scratch> shared_;
+};
+
+}  // namespace herd

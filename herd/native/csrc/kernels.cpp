@@ -1,0 +1,340 @@
+// The kernels, written once and compiled for each instruction set (HERD_ISA names it).
+#include "kernels.h"
+
+#include <cfloat>
+
+#include "pack.h"
+#include "simd.h"
+
+namespace herd::HERD_ISA {
+namespace {
+
+// ROWS activation rows times one tile of integer weights. Weights of a group are unpacked once for all rows; the sums of
+// a group are exact integers, so the result does not depend on ROWS.
+template <Packed K, int ROWS>
+void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
+  using L = Layout<K>;
+  using D = Dots<L::BITS>;
+  constexpr int QUADS = L::COLUMNS / 4;
+  constexpr float CORRECTION = float(L::OFFSET + D::ZERO);
+  Part acc[PARTS][ROWS];
+  for (int p = 0; p < PARTS; p++)
+    for (int r = 0; r < ROWS; r++) acc[p][r] = part_set(0.0f);
+  const int8_t* bytes[ROWS];
+  const float *scale[ROWS], *sum[ROWS];
+  for (int r = 0; r < ROWS; r++) {
+    size_t row = size_t(first + r);
+    bytes[r] = x.bytes + row * size_t(x.columns);
+    scale[r] = x.scale + row * size_t(x.columns / ACT_BLOCK);
+    sum[r] = x.sum16 + row * size_t(x.columns / 16);
+  }
+  for (int g = 0; g < w.columns / L::COLUMNS; g++, tile += L::GROUP_BYTES) {
+    if (ROWS == 1)
+      for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(tile + line + 3072);
+    for (int p = 0; p < PARTS; p++) {
+      Quad quads[QUADS];
+      for (int q = 0; q < QUADS; q++) {
+        if constexpr (L::NIBBLES) {
+          Quad both = load_quad(tile + q % 4 * 64 + p * LANES * 4);
+          quads[q] = q < 4 ? low_nibbles(both) : high_nibbles(both);
+        } else {
+          quads[q] = load_quad(tile + q * 64 + p * LANES * 4);
+        }
+      }
+      const uint16_t* scales = reinterpret_cast<const uint16_t*>(tile + L::WEIGHT_BYTES) + p * LANES;
+      Part weight_scale = part_half(scales);
+      Part weight_minimum = L::MINIMUM ? part_half(scales + TILE) : part_set(0.0f);
+      for (int r = 0; r < ROWS; r++) {
+        D dots;
+        const int8_t* a = bytes[r] + g * L::COLUMNS;
+        for (int q = 0; q < QUADS; q++) {
+          int32_t four;
+          std::memcpy(&four, a + q * 4, 4);
+          dots.add(quads[q], four, q);
+        }
+        float s = scale[r][g * L::COLUMNS / ACT_BLOCK];
+        float total = L::COLUMNS == 32 ? sum[r][g * 2] + sum[r][g * 2 + 1] : sum[r][g];
+        Part product = dots.get();
+        if constexpr (CORRECTION != 0) product = product - part_set(CORRECTION * total);
+        acc[p][r] = fma(product * part_set(s), weight_scale, acc[p][r]);
+        if constexpr (L::MINIMUM) acc[p][r] = fma(part_set(s * total), weight_minimum, acc[p][r]);
+      }
+    }
+  }
+  for (int r = 0; r < ROWS; r++)
+    for (int p = 0; p < PARTS; p++) part_store(out + size_t(r) * stride + p * LANES, acc[p][r]);
+}
+
+template <Packed K>
+inline F16x load_column(const uint8_t* tile, int column) {
+  if constexpr (K == Packed::F32) return load(reinterpret_cast<const float*>(tile) + size_t(column) * TILE);
+  if constexpr (K == Packed::F16) return load_half(reinterpret_cast<const uint16_t*>(tile) + size_t(column) * TILE);
+  if constexpr (K == Packed::BF16) return load_bf16(reinterpret_cast<const uint16_t*>(tile) + size_t(column) * TILE);
+}
+
+// ROWS activation rows times one tile of float weights; four sums over every fourth column, added at the end, whatever
+// ROWS is.
+template <Packed K, int ROWS>
+void float_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
+  constexpr int STREAMS = 4;
+  F16x acc[ROWS][STREAMS];
+  for (auto& row : acc)
+    for (auto& sum : row) sum = zero();
+  const float* values[ROWS];
+  for (int r = 0; r < ROWS; r++) values[r] = x.values + size_t(first + r) * size_t(x.columns);
+  int c = 0;
+  for (; c + STREAMS <= w.columns; c += STREAMS)
+    for (int s = 0; s < STREAMS; s++) {
+      F16x column = load_column<K>(tile, c + s);
+      for (int r = 0; r < ROWS; r++) acc[r][s] = fma(column, set(values[r][c + s]), acc[r][s]);
+    }
+  for (; c < w.columns; c++) {
+    F16x column = load_column<K>(tile, c);
+    for (int r = 0; r < ROWS; r++) acc[r][0] = fma(column, set(values[r][c]), acc[r][0]);
+  }
+  for (int r = 0; r < ROWS; r++) store(out + size_t(r) * stride, (acc[r][0] + acc[r][1]) + (acc[r][2] + acc[r][3]));
+}
+
+template <Packed K, int ROWS>
+void one_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
+  if constexpr (Layout<K>::INTEGER) {
+    integer_tile<K, ROWS>(w, tile, x, first, out, stride);
+  } else {
+    float_tile<K, ROWS>(w, tile, x, first, out, stride);
+  }
+}
+
+template <Packed K>
+void tile_rows(const Matrix& w, int index, const Activations& x, int first, int last, float* out, size_t stride) {
+  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 12 : 6) : (PARTS == 1 ? 6 : 3);
+  const uint8_t* tile = w.data + size_t(index) * w.tile_bytes;
+  out += size_t(index) * TILE;
+  int row = first;
+  for (; row + WIDE <= last; row += WIDE) one_tile<K, WIDE>(w, tile, x, row, out + size_t(row) * stride, stride);
+  for (; row + 3 <= last; row += 3) one_tile<K, 3>(w, tile, x, row, out + size_t(row) * stride, stride);
+  for (; row < last; row++) one_tile<K, 1>(w, tile, x, row, out + size_t(row) * stride, stride);
+  if (w.row_scale) {
+    F16x scale = load(w.row_scale + size_t(index) * TILE);
+    for (row = first; row < last; row++) {
+      float* place = out + size_t(row) * stride;
+      store(place, load(place) * scale);
+    }
+  }
+}
+
+void tile(const Matrix& w, int index, const Activations& x, int first, int last, float* out, size_t stride) {
+  switch (w.kind) {
+    case Packed::F32: return tile_rows<Packed::F32>(w, index, x, first, last, out, stride);
+    case Packed::F16: return tile_rows<Packed::F16>(w, index, x, first, last, out, stride);
+    case Packed::BF16: return tile_rows<Packed::BF16>(w, index, x, first, last, out, stride);
+    case Packed::I4: return tile_rows<Packed::I4>(w, index, x, first, last, out, stride);
+    case Packed::I4M: return tile_rows<Packed::I4M>(w, index, x, first, last, out, stride);
+    case Packed::I5: return tile_rows<Packed::I5>(w, index, x, first, last, out, stride);
+    case Packed::I5M: return tile_rows<Packed::I5M>(w, index, x, first, last, out, stride);
+    case Packed::I6: return tile_rows<Packed::I6>(w, index, x, first, last, out, stride);
+    case Packed::I8: return tile_rows<Packed::I8>(w, index, x, first, last, out, stride);
+  }
+}
+
+void quantize(const Activations& x, int row) {
+  const float* from = x.values + size_t(row) * size_t(x.columns);
+  int8_t* to = x.bytes + size_t(row) * size_t(x.columns);
+  float* scale = x.scale + size_t(row) * size_t(x.columns / ACT_BLOCK);
+  float* sums = x.sum16 + size_t(row) * size_t(x.columns / 16);
+  for (int b = 0; b < x.columns / ACT_BLOCK; b++, from += 32, to += 32) {
+    F16x low = load(from), high = load(from + 16);
+    float most = largest(max(abs(low), abs(high)));
+    float inverse = most > 0 ? 127.0f / most : 0.0f;
+    low = round(low * set(inverse));
+    high = round(high * set(inverse));
+    store_int8(to, low);
+    store_int8(to + 16, high);
+    scale[b] = most / 127.0f;
+    sums[b * 2] = sum(low);
+    sums[b * 2 + 1] = sum(high);
+  }
+}
+
+void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
+  F16x squares = zero();
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    F16x v = load(x + i);
+    squares = fma(v, v, squares);
+  }
+  float total = sum(squares);
+  for (; i < n; i++) total += x[i] * x[i];
+  float inverse = 1.0f / std::sqrt(total / float(n) + eps);
+  for (i = 0; i + 16 <= n; i += 16) store(out + i, load(x + i) * set(inverse) * load(weight + i));
+  for (; i < n; i++) out[i] = x[i] * inverse * weight[i];
+}
+
+void swiglu(const float* gate, const float* up, float* out, int n) {
+  for (int i = 0; i < n; i += 16) {  // n is a multiple of 16
+    F16x g = load(gate + i);
+    store(out + i, g / (set(1.0f) + exp(zero() - g)) * load(up + i));
+  }
+}
+
+double exp_sum(const float* x, float shift, float scale, float* out, int n) {
+  double total = 0;
+  int i = 0;
+  for (; i + 16 <= n; i += 16) {
+    F16x e = exp((load(x + i) - set(shift)) * set(scale));
+    if (out) store(out + i, e);
+    total += sum(e);
+  }
+  for (; i < n; i++) {
+    float e = std::exp((x[i] - shift) * scale);
+    if (out) out[i] = e;
+    total += e;
+  }
+  return total;
+}
+
+float largest_of(const float* x, int n) {
+  float most = -FLT_MAX;
+  int i = 0;
+  if (n >= 16) {
+    F16x best = load(x);
+    for (i = 16; i + 16 <= n; i += 16) best = max(best, load(x + i));
+    most = largest(best);
+  }
+  for (; i < n; i++) most = x[i] > most ? x[i] : most;
+  return most;
+}
+
+// Keys of a block lie transposed, [head_dim][BLOCK], so that sixteen scores come out at once; values lie [BLOCK][head_dim].
+// Where many queries share a piece, its keys and values are widened to floats once.
+inline F16x load_any(const uint16_t* p) { return load_half(p); }
+inline F16x load_any(const float* p) { return load(p); }
+
+template <int ROWS, class T>
+inline void scores(const float* const* query, const T* keys, int head_dim, float scale, float* out) {
+  F16x acc[ROWS];
+  for (auto& a : acc) a = zero();
+  for (int d = 0; d < head_dim; d++) {
+    F16x k = load_any(keys + d * BLOCK);
+    for (int r = 0; r < ROWS; r++) acc[r] = fma(k, set(query[r][d]), acc[r]);
+  }
+  for (int r = 0; r < ROWS; r++) store(out + r * SPLIT, acc[r] * set(scale));
+}
+
+template <int ROWS, int VECTORS, class T>
+inline void mix(const float* weights, const T* const* values, int blocks, int head_dim, float* out, int out_stride) {
+  F16x acc[ROWS][VECTORS];
+  for (auto& row : acc)
+    for (auto& a : row) a = zero();
+  for (int b = 0; b < blocks; b++)
+    for (int i = 0; i < BLOCK; i++) {
+      const T* v = values[b] + i * head_dim;
+      F16x part[VECTORS];
+      for (int n = 0; n < VECTORS; n++) part[n] = load_any(v + n * 16);
+      for (int r = 0; r < ROWS; r++) {
+        F16x p = set(weights[r * SPLIT + b * BLOCK + i]);
+        for (int n = 0; n < VECTORS; n++) acc[r][n] = fma(p, part[n], acc[r][n]);
+      }
+    }
+  for (int r = 0; r < ROWS; r++)
+    for (int n = 0; n < VECTORS; n++) store(out + r * out_stride + n * 16, acc[r][n]);
+}
+
+template <class T>
+void attend_piece(const Piece& piece, const T* const* keys, const T* const* values, float* weights) {
+  constexpr int ROWS = PARTS == 1 ? 6 : 3;
+  constexpr int VECTORS = PARTS == 1 ? 4 : 2;
+  int n = piece.queries, dim = piece.head_dim, stride = dim + 2, count = piece.end - piece.first;
+  int blocks = (count + BLOCK - 1) / BLOCK;
+  for (int b = 0; b < blocks; b++) {
+    int q = 0;
+    for (; q + ROWS <= n; q += ROWS) scores<ROWS>(piece.query + q, keys[b], dim, piece.scale, weights + q * SPLIT + b * BLOCK);
+    for (; q < n; q++) scores<1>(piece.query + q, keys[b], dim, piece.scale, weights + q * SPLIT + b * BLOCK);
+  }
+  for (int q = 0; q < n; q++) {
+    float* w = weights + q * SPLIT;
+    float* out = piece.out + q * stride;
+    int seen = piece.last[q] + 1 - piece.first;
+    seen = seen < 0 ? 0 : seen > count ? count : seen;
+    for (int i = seen; i < blocks * BLOCK; i++) w[i] = -FLT_MAX;
+    F16x best = load(w);
+    for (int b = 1; b < blocks; b++) best = max(best, load(w + b * BLOCK));
+    float most = largest(best);
+    F16x total = zero();
+    for (int b = 0; b < blocks; b++) {
+      F16x e = exp(load(w + b * BLOCK) - set(most));
+      store(w + b * BLOCK, e);
+    }
+    for (int i = seen; i < blocks * BLOCK; i++) w[i] = 0;
+    for (int b = 0; b < blocks; b++) total = total + load(w + b * BLOCK);
+    out[dim] = seen ? most : -FLT_MAX;
+    out[dim + 1] = sum(total);
+  }
+  for (int v = 0; v < dim / 16; v += VECTORS) {
+    const T* at[SPLIT / BLOCK];
+    for (int b = 0; b < blocks; b++) at[b] = values[b] + v * 16;
+    float* out = piece.out + v * 16;
+    bool whole = v + VECTORS <= dim / 16;
+    int q = 0;
+    if (whole) {
+      for (; q + ROWS <= n; q += ROWS) mix<ROWS, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
+      for (; q < n; q++) mix<1, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
+    } else {
+      for (int rest = v; rest < dim / 16; rest++) {
+        for (int b = 0; b < blocks; b++) at[b] = values[b] + rest * 16;
+        for (q = 0; q < n; q++) mix<1, 1>(weights + q * SPLIT, at, blocks, dim, piece.out + rest * 16 + q * stride, stride);
+      }
+    }
+  }
+}
+
+void attend(const Piece& piece) {
+  const uint16_t *keys[SPLIT / BLOCK], *values[SPLIT / BLOCK];
+  int blocks = (piece.end - piece.first + BLOCK - 1) / BLOCK, dim = piece.head_dim;
+  for (int b = 0; b < blocks; b++) {
+    keys[b] = piece.cache + size_t(piece.table[piece.first / BLOCK + b]) * piece.block_stride;
+    values[b] = keys[b] + size_t(dim) * BLOCK;
+  }
+  float* weights = piece.scratch;
+  if (piece.queries < 12) return attend_piece(piece, keys, values, weights);
+  float* wide = weights + size_t(piece.queries) * SPLIT;
+  const float *wide_keys[SPLIT / BLOCK], *wide_values[SPLIT / BLOCK];
+  for (int b = 0; b < blocks; b++) {
+    float* to = wide + size_t(b) * size_t(dim) * BLOCK * 2;
+    for (int i = 0; i < dim * 2; i++) store(to + i * 16, load_half(keys[b] + i * 16));
+    wide_keys[b] = to;
+    wide_values[b] = to + size_t(dim) * BLOCK;
+  }
+  attend_piece(piece, wide_keys, wide_values, weights);
+}
+
+void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out) {
+  out += size_t(index) * w.tile_bytes;
+  switch (w.kind) {
+    case Packed::F32: return pack_columns<uint32_t>(raw, row_bytes, rows, w.columns, out);
+    case Packed::F16: return pack_columns<uint16_t>(raw, row_bytes, rows, w.columns, out);
+    case Packed::BF16:
+      return format == kFP8 ? pack_fp8(raw, row_bytes, rows, w.columns, out)
+                            : pack_columns<uint16_t>(raw, row_bytes, rows, w.columns, out);
+    case Packed::I4: return pack_integer<Packed::I4>(format, raw, row_bytes, rows, w.columns, out);
+    case Packed::I4M: return pack_integer<Packed::I4M>(format, raw, row_bytes, rows, w.columns, out);
+    case Packed::I5: return pack_integer<Packed::I5>(format, raw, row_bytes, rows, w.columns, out);
+    case Packed::I5M: return pack_integer<Packed::I5M>(format, raw, row_bytes, rows, w.columns, out);
+    case Packed::I6: return pack_integer<Packed::I6>(format, raw, row_bytes, rows, w.columns, out);
+    case Packed::I8: return pack_integer<Packed::I8>(format, raw, row_bytes, rows, w.columns, out);
+  }
+}
+
+}  // namespace
+
+#define HERD_TEXT(x) #x
+#define HERD_NAME(x) HERD_TEXT(x)
+constexpr Kernels TABLE = {HERD_NAME(HERD_ISA), tile,    quantize,   rms_norm, attend,    swiglu,
+                           exp_sum,             largest_of, pack,     packed_kind, unpack_row};
+
+}  // namespace herd::HERD_ISA
+
+#define HERD_JOIN(a, b) a##b
+#define HERD_GETTER(isa) HERD_JOIN(kernels_, isa)
+namespace herd {
+const Kernels& HERD_GETTER(HERD_ISA)() { return HERD_ISA::TABLE; }
+}  // namespace herd

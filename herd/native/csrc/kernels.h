@@ -1,0 +1,107 @@
+// What the decoder calls: packed weights, quantized activations, and one table of functions for each instruction set.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace herd {
+
+constexpr int TILE = 16;        // weight rows that a kernel computes together
+constexpr int BLOCK = 16;       // positions in a block of the key-value cache
+constexpr int SPLIT = 128;      // positions that one piece of attention covers
+constexpr int ACT_BLOCK = 32;   // activations that share a scale
+
+// How weights are held in memory. The integer ones have a scale, and some a minimum, for each row and group of columns.
+enum class Packed : int {
+  F32, F16, BF16,
+  I4,   // 4 bits minus 8, groups of 32                    Q4_0
+  I4M,  // 4 bits and a minimum, groups of 32              Q4_1, Q4_K
+  I5,   // 5 bits minus 16 in a byte, groups of 32         Q5_0
+  I5M,  // 5 bits and a minimum in a byte, groups of 32    Q5_1, Q5_K
+  I6,   // 6 bits minus 32 in a byte, groups of 16         Q6_K
+  I8,   // 8 bits, groups of 32                            Q8_0
+};
+
+// A matrix in tiles of 16 rows. Integer tiles hold, group after group, the weights (4 columns of 16 rows in 64 bytes;
+// 4-bit ones two such in 64 bytes) and then 16 scales and perhaps 16 minima as halves. Float tiles hold column after
+// column of 16 weights. `row_scale` is null or multiplies each row.
+struct Matrix {
+  Packed kind = Packed::F32;
+  int rows = 0, columns = 0;
+  size_t tile_bytes = 0;
+  const uint8_t* data = nullptr;
+  const float* row_scale = nullptr;
+};
+
+// Rows of activations: floats, and for integer kernels bytes with a scale and sums for each 32.
+struct Activations {
+  float* values = nullptr;      // [rows][columns]
+  int8_t* bytes = nullptr;      // [rows][columns]
+  float* scale = nullptr;       // [rows][columns / 32]
+  float* sum16 = nullptr;       // [rows][columns / 16], of the bytes
+  int columns = 0;
+};
+
+// One piece of attention: `queries` vectors that share a key-value head, query i seeing positions up to last[i].
+struct Piece {
+  const float* const* query;    // each [head_dim]
+  const int* last;
+  int queries;
+  int head_dim;
+  int first, end;               // positions, at most SPLIT of them, the first a multiple of SPLIT
+  const int* table;             // blocks of the sequence
+  const uint16_t* cache;        // this layer's and head's part of block 0
+  size_t block_stride;          // halves from a block to the next
+  float scale;
+  float* out;                   // [queries][head_dim + 2]: weighted values, their largest score, the sum of weights
+  float* scratch;               // at least scratch_floats(queries, head_dim)
+};
+
+struct Kernels {
+  const char* name;
+  // out[row][tile * 16 + i] for activation rows first..last: the tile's 16 weights rows times each.
+  void (*tile)(const Matrix& w, int tile, const Activations& x, int first, int last, float* out, size_t out_stride);
+  void (*quantize)(const Activations& x, int row);
+  void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
+  void (*attend)(const Piece& piece);
+  void (*swiglu)(const float* gate, const float* up, float* out, int n);
+  double (*exp_sum)(const float* x, float shift, float scale, float* out, int n);  // out = e^((x - shift) * scale)
+  float (*largest)(const float* x, int n);
+  // Raw blocks of a file -> a tile; `rows` of 16 exist. `raw` is row 0 of the tile.
+  void (*pack)(Matrix& w, int format, int tile, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out);
+  Packed (*packed_kind)(int format);
+  void (*unpack_row)(int format, const uint8_t* raw, int columns, float* out);
+};
+
+// Bytes of a tile: 16 rows of `columns` weights.
+inline size_t tile_bytes(Packed kind, int columns) {
+  size_t n = size_t(columns), group = TILE * 2;  // 16 halves
+  switch (kind) {
+    case Packed::F32: return n * TILE * 4;
+    case Packed::F16:
+    case Packed::BF16: return n * TILE * 2;
+    case Packed::I4: return n / 32 * (256 + group);
+    case Packed::I4M: return n / 32 * (256 + 2 * group);
+    case Packed::I5:
+    case Packed::I8: return n / 32 * (512 + group);
+    case Packed::I5M: return n / 32 * (512 + 2 * group);
+    case Packed::I6: return n / 16 * (256 + group);
+  }
+  return 0;
+}
+
+inline size_t scratch_floats(int queries, int head_dim) {
+  return size_t(queries) * SPLIT + size_t(SPLIT) * head_dim * 2 + 64;
+}
+
+const Kernels& kernels_portable();
+#if defined(__x86_64__)
+const Kernels& kernels_avx2();
+const Kernels& kernels_avxvnni();
+const Kernels& kernels_avx512();
+#endif
+
+// The best table for this processor, or the one called `name`; null when the processor or the build has it not.
+const Kernels* choose_kernels(const char* name);
+
+}  // namespace herd

@@ -1,0 +1,208 @@
+// Blocks of a file's formats -> numbers, and -> tiles. Layouts: ggml's ggml-common.h; the numpy twin is
+// herd/quant/dequantize.py.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include "kernels.h"
+#include "simd.h"
+
+namespace herd::HERD_ISA {
+
+// ggml's type ids, and ours for FP8.
+enum Format { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kBF16 = 30, kFP8 = 1000 };
+
+// A group of `columns` weights as unsigned numbers: weight = scale * (number - zero) + minimum.
+struct Group {
+  uint8_t number[32];
+  float scale, minimum;
+};
+
+inline float half_at(const uint8_t* p) {
+  uint16_t h;
+  std::memcpy(&h, p, 2);
+  return half_to_float(h);
+}
+
+inline void k_scale(const uint8_t* packed, int i, int& scale, int& minimum) {
+  if (i < 4) {
+    scale = packed[i] & 63;
+    minimum = packed[i + 4] & 63;
+  } else {
+    scale = (packed[i + 4] & 15) | (packed[i - 4] >> 6 << 4);
+    minimum = (packed[i + 4] >> 4) | (packed[i] >> 6 << 4);
+  }
+}
+
+// Group `g` of a row in `format`; groups have 32 columns, those of Q6_K 16.
+inline void read_group(int format, const uint8_t* row, int g, Group& out) {
+  out.minimum = 0;
+  switch (format) {
+    case kQ4_0:
+    case kQ4_1: {
+      bool has_minimum = format == kQ4_1;
+      const uint8_t* b = row + size_t(g) * (has_minimum ? 20 : 18);
+      out.scale = half_at(b);
+      if (has_minimum) out.minimum = half_at(b + 2);
+      b += has_minimum ? 4 : 2;
+      for (int i = 0; i < 16; i++) {
+        out.number[i] = b[i] & 15;
+        out.number[i + 16] = b[i] >> 4;
+      }
+      return;
+    }
+    case kQ5_0:
+    case kQ5_1: {
+      bool has_minimum = format == kQ5_1;
+      const uint8_t* b = row + size_t(g) * (has_minimum ? 24 : 22);
+      out.scale = half_at(b);
+      if (has_minimum) out.minimum = half_at(b + 2);
+      b += has_minimum ? 4 : 2;
+      uint32_t high;
+      std::memcpy(&high, b, 4);
+      for (int i = 0; i < 16; i++) {
+        out.number[i] = uint8_t((b[4 + i] & 15) | ((high >> i & 1) << 4));
+        out.number[i + 16] = uint8_t((b[4 + i] >> 4) | ((high >> (i + 16) & 1) << 4));
+      }
+      return;
+    }
+    case kQ8_0: {
+      const uint8_t* b = row + size_t(g) * 34;
+      out.scale = half_at(b);
+      for (int i = 0; i < 32; i++) out.number[i] = uint8_t(b[2 + i] + 128);
+      return;
+    }
+    case kQ4_K:
+    case kQ5_K: {
+      bool five = format == kQ5_K;
+      const uint8_t* b = row + size_t(g / 8) * (five ? 176 : 144);
+      int i = g % 8, scale, minimum;
+      k_scale(b + 4, i, scale, minimum);
+      out.scale = half_at(b) * float(scale);
+      out.minimum = -half_at(b + 2) * float(minimum);
+      const uint8_t* low = b + (five ? 48 : 16) + i / 2 * 32;
+      for (int c = 0; c < 32; c++) {
+        out.number[c] = i % 2 ? low[c] >> 4 : low[c] & 15;
+        if (five) out.number[c] |= uint8_t((b[16 + c] >> i & 1) << 4);
+      }
+      return;
+    }
+    case kQ6_K: {
+      const uint8_t* b = row + size_t(g / 16) * 210;
+      int i = g % 16, half = i / 8, quarter = i % 8 / 2, offset = i % 2 * 16;
+      out.scale = half_at(b + 208) * float(int8_t(b[192 + i]));
+      for (int c = 0; c < 16; c++) {
+        int at = offset + c;
+        int low = b[half * 64 + quarter % 2 * 32 + at];
+        low = quarter < 2 ? low & 15 : low >> 4;
+        int high = b[128 + half * 32 + at] >> (2 * quarter) & 3;
+        out.number[c] = uint8_t(low | high << 4);
+      }
+      return;
+    }
+  }
+}
+
+inline float fp8_to_float(uint8_t code) {  // e4m3, "fn": no infinities
+  int exponent = code >> 3 & 15, mantissa = code & 7;
+  float value = exponent ? std::ldexp(1.0f + float(mantissa) / 8, exponent - 7) : std::ldexp(float(mantissa) / 8, -6);
+  if ((code & 127) == 127) value = NAN;
+  return code & 128 ? -value : value;
+}
+
+inline Packed packed_kind(int format) {
+  switch (format) {
+    case kF16: return Packed::F16;
+    case kBF16: case kFP8: return Packed::BF16;
+    case kQ4_0: return Packed::I4;
+    case kQ4_1: case kQ4_K: return Packed::I4M;
+    case kQ5_0: return Packed::I5;
+    case kQ5_1: case kQ5_K: return Packed::I5M;
+    case kQ6_K: return Packed::I6;
+    case kQ8_0: return Packed::I8;
+    default: return Packed::F32;
+  }
+}
+
+template <Packed K>
+struct Layout {
+  static constexpr bool INTEGER = K != Packed::F32 && K != Packed::F16 && K != Packed::BF16;
+  static constexpr bool NIBBLES = K == Packed::I4 || K == Packed::I4M;
+  static constexpr bool MINIMUM = K == Packed::I4M || K == Packed::I5M;
+  static constexpr int BITS = NIBBLES ? 4 : K == Packed::I5 || K == Packed::I5M ? 5 : K == Packed::I6 ? 6 : 8;
+  static constexpr int OFFSET = K == Packed::I4 ? 8 : K == Packed::I5 ? 16 : K == Packed::I6 ? 32 : 0;
+  static constexpr int COLUMNS = K == Packed::I6 ? 16 : 32;
+  static constexpr int WEIGHT_BYTES = COLUMNS * TILE / (NIBBLES ? 2 : 1);
+  static constexpr int GROUP_BYTES = WEIGHT_BYTES + TILE * 2 * (MINIMUM ? 2 : 1);
+};
+
+template <Packed K>
+void pack_integer(int format, const uint8_t* raw, size_t row_bytes, int rows, int columns, uint8_t* out) {
+  using L = Layout<K>;
+  for (int g = 0; g < columns / L::COLUMNS; g++, out += L::GROUP_BYTES) {
+    std::memset(out, 0, L::GROUP_BYTES);
+    for (int r = 0; r < rows; r++) {
+      Group group{};
+      read_group(format, raw + size_t(r) * row_bytes, g, group);
+      for (int q = 0; q < L::COLUMNS / 4; q++) {
+        uint8_t* place = out + (L::NIBBLES ? q % 4 : q) * 64 + r * 4;
+        for (int i = 0; i < 4; i++) {
+          uint8_t n = group.number[q * 4 + i];
+          place[i] = uint8_t(L::NIBBLES && q >= 4 ? place[i] | n << 4 : n);
+        }
+      }
+      uint16_t scale = float_to_half(group.scale), minimum = float_to_half(group.minimum);
+      std::memcpy(out + L::WEIGHT_BYTES + r * 2, &scale, 2);
+      if (L::MINIMUM) std::memcpy(out + L::WEIGHT_BYTES + TILE * 2 + r * 2, &minimum, 2);
+    }
+  }
+}
+
+inline void unpack_row(int format, const uint8_t* raw, int columns, float* out) {
+  const uint16_t* halves = reinterpret_cast<const uint16_t*>(raw);
+  switch (format) {
+    case kF32: std::memcpy(out, raw, size_t(columns) * 4); return;
+    case kF16:
+      for (int i = 0; i < columns; i++) out[i] = half_to_float(halves[i]);
+      return;
+    case kBF16:
+      for (int i = 0; i < columns; i++) {
+        uint32_t bits = uint32_t(halves[i]) << 16;
+        std::memcpy(out + i, &bits, 4);
+      }
+      return;
+    case kFP8:
+      for (int i = 0; i < columns; i++) out[i] = fp8_to_float(raw[i]);
+      return;
+  }
+  int size = format == kQ6_K ? 16 : 32;
+  float zero = format == kQ4_0 ? 8 : format == kQ5_0 ? 16 : format == kQ6_K ? 32 : format == kQ8_0 ? 128 : 0;
+  for (int g = 0; g < columns / size; g++) {
+    Group group{};
+    read_group(format, raw, g, group);
+    for (int i = 0; i < size; i++) out[g * size + i] = group.scale * (float(group.number[i]) - zero) + group.minimum;
+  }
+}
+
+template <class T>
+void pack_columns(const uint8_t* raw, size_t row_bytes, int rows, int columns, uint8_t* out) {
+  T* to = reinterpret_cast<T*>(out);
+  for (int r = 0; r < TILE; r++) {
+    const T* from = reinterpret_cast<const T*>(raw + size_t(r) * row_bytes);
+    for (int c = 0; c < columns; c++) to[size_t(c) * TILE + size_t(r)] = r < rows ? from[c] : T(0);
+  }
+}
+
+inline void pack_fp8(const uint8_t* raw, size_t row_bytes, int rows, int columns, uint8_t* out) {
+  uint16_t* to = reinterpret_cast<uint16_t*>(out);
+  for (int r = 0; r < TILE; r++)
+    for (int c = 0; c < columns; c++) {
+      float value = r < rows ? fp8_to_float(raw[size_t(r) * row_bytes + size_t(c)]) : 0.0f;  // exact in BF16
+      uint32_t bits;
+      std::memcpy(&bits, &value, 4);
+      to[size_t(c) * TILE + size_t(r)] = uint16_t(bits >> 16);
+    }
+}
+
+}  // namespace herd::HERD_ISA

@@ -1,0 +1,39 @@
+// What the two halves of the decoder share: buffers of a thread, and small helpers.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "decoder.h"
+
+namespace herd {
+
+constexpr int HEAD_ROWS = 32;  // rows whose logits are held at once
+
+// Buffers of one thread, or of all together.
+struct Decoder::Scratch {
+  std::vector<float> values, scale, sum16, tile, pieces, folded, weights, work;
+  std::vector<int8_t> bytes;
+  std::vector<const float*> query;
+  std::vector<int> last;
+  int turn = 0;  // how many pieces of shared work this thread has been through in the step
+
+  Activations fit(int rows, int columns) {
+    size_t n = size_t(rows) * size_t(columns);
+    if (values.size() < n) values.resize(n);
+    if (bytes.size() < n + 64) bytes.resize(n + 64);
+    if (scale.size() < n / 16 + 1) {
+      scale.resize(n / 16 + 1);
+      sum16.resize(n / 16 + 1);
+    }
+    return {values.data(), bytes.data(), scale.data(), sum16.data(), columns};
+  }
+};
+
+inline bool is_integer(const Matrix& m) {
+  return m.kind != Packed::F32 && m.kind != Packed::F16 && m.kind != Packed::BF16;
+}
+inline int padded(int n) { return (n + TILE - 1) / TILE * TILE; }
+inline int tiles(const Matrix& m) { return padded(m.rows) / TILE; }
+
+}  // namespace herd
