@@ -19,6 +19,7 @@ COMMANDS = {
     "models": "List the models that are here.",
     "inspect": "Show what a checkpoint is and what it needs.",
     "convert": "Convert a checkpoint between Meta, Hugging Face and GGUF.",
+    "quantize": "Make a checkpoint smaller.",
     "tokenize": "Show the tokens of a text.",
     "bench": "Measure prefill and decode speed of a model on this machine.",
     "perplexity": "Measure how well a model predicts a text.",

@@ -8,7 +8,7 @@ from herd.engine.open import open_engine
 from herd.family import shape
 from tests.models import random_checkpoint
 
-BACKENDS = ["torch"]
+BACKENDS = ["native", "torch"]
 
 
 @pytest.fixture(scope="session", params=BACKENDS)

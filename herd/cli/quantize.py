@@ -1,0 +1,53 @@
+"""Make a checkpoint smaller: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 (GGUF) or FP8 as Meta published its 405B (Hugging Face).
+
+With --calibrate FILE, text like what the model will read, Q4_0, Q4_1 and Q8_0 lose much less.
+
+\b
+Examples:
+  herd quantize model.gguf small.gguf --format Q4_0 --calibrate notes.txt --report
+  herd quantize Llama-3.1-8B-Instruct fp8-folder --format fp8
+"""
+
+import json as jsonlib
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from herd.cli.common import byte_progress, human, open_model
+from herd.engine.batch import Prompter
+from herd.engine.quantize import report as make_report
+from herd.engine.quantize import write
+from herd.weights.open import open_checkpoint
+
+
+def command(
+    source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, best in 16 bits.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .gguf file, or for FP8 a folder.")],
+    format: Annotated[str, typer.Option(help="Q8_0 (int8), Q4_0 (int4), Q4_1, Q5_0, Q5_1 or F8_E4M3 (fp8).")],
+    calibrate: Annotated[Optional[Path], typer.Option(help="A text file; needs torch.")] = None,
+    embedding: Annotated[str, typer.Option(help="Format of the embedding and the output head.")] = "Q8_0",
+    report: Annotated[bool, typer.Option("--report", help="Show size, error of each tensor, speed.")] = False,
+    text: Annotated[
+        Optional[Path], typer.Option(help="With --report: perplexity on this text, before and after.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+) -> None:
+    checkpoint = open_model(source)
+    words = None if calibrate is None else Prompter.read_prompt(calibrate)
+    read = None if text is None else Prompter.read_prompt(text)
+    with byte_progress(out.name, None) as progress:
+        write(checkpoint, out, format, progress, words, embedding)
+    if not (report or json):
+        print(out)
+        return
+    found = make_report(checkpoint, open_checkpoint(out), read)
+    if json:
+        print(jsonlib.dumps(found))
+        return
+    print(f"size         {human(found['bytes_before'])} -> {human(found['bytes_after'])}")
+    for key in ("perplexity", "decode_tokens_per_second"):
+        if f"{key}_before" in found:
+            print(f"{key.split('_')[0]:<12} {found[f'{key}_before']:.4g} -> {found[f'{key}_after']:.4g}")
+    for name, error in found["relative_error"].items():
+        print(f"  {name:<40} {error:.4%}")

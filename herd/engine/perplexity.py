@@ -1,0 +1,50 @@
+"""Perplexity of a text, computed as llama.cpp's `llama-perplexity` does, so that figures can be compared."""
+
+import math
+from collections.abc import Callable
+
+from herd.engine.backend import Backend, Row, StepPlan
+from herd.errors import ConfigError
+from herd.text.tokenizer import Tokenizer
+
+
+def perplexity(
+    backend: Backend,
+    tokenizer: Tokenizer,
+    text: str,
+    *,
+    context: int = 512,
+    chunks: int | None = None,
+    progress: Callable[[int, int, float], None] = lambda *_: None,
+) -> tuple[float, int]:
+    """e to the mean negative log-likelihood, and how many tokens it is a mean of.
+
+    The text's tokens are cut into chunks of `context`; in each, the model sees all and is scored on the second half.
+    A model that starts its texts with a token has it in place of each chunk's first. `progress` is called with chunks
+    done, chunks in all, and the figure so far. ConfigError when the text is shorter than one chunk.
+    """
+    if context < 8 or context > backend.config.context or context > backend.block_count * backend.block_size:
+        raise ConfigError(f"context is {context}; expected 8 to {backend.config.context}, and a cache that holds it")
+    tokens = tokenizer.encode(text)
+    if tokenizer.bos_id is not None:
+        tokens.insert(0, tokenizer.bos_id)
+    count = len(tokens) // context
+    if chunks is not None:
+        count = min(count, chunks)
+    if count < 1:
+        raise ConfigError(f"the text has {len(tokens)} tokens; expected at least one chunk of {context}")
+    half = context // 2
+    blocks = list(range(-(-context // backend.block_size)))
+    first_blocks = blocks[: -(-half // backend.block_size)]
+    loss, scored = 0.0, 0
+    for i in range(count):
+        chunk = tokens[i * context : (i + 1) * context]
+        if tokenizer.bos_id is not None:
+            chunk[0] = tokenizer.bos_id
+        backend.step(StepPlan([Row(chunk[:half], 0, first_blocks)]))
+        found = backend.step(StepPlan([Row(chunk[half:], half, blocks, targets=chunk[half + 1 :])]))
+        scores = found[0].scores or []
+        loss -= math.fsum(score.logprob for score in scores)
+        scored += len(scores)
+        progress(i + 1, count, math.exp(loss / scored))
+    return math.exp(loss / scored), scored

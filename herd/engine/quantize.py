@@ -1,0 +1,138 @@
+"""A checkpoint -> a smaller one: which tensors get which format, calibration, and a report of what it cost."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from herd.engine.bench import bench
+from herd.engine.open import open_backend
+from herd.engine.perplexity import perplexity
+from herd.errors import ConfigError, MissingDependencyError
+from herd.quant.quantize import WRITTEN, quantize, quantize_calibrated, quantize_fp8
+from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.convert import convert
+
+ALIASES = {"int8": "Q8_0", "int4": "Q4_0", "fp8": "F8_E4M3"}
+_CHUNK, _CHUNKS = 512, 64
+
+
+def quantized(
+    source: Checkpoint,
+    fmt: str,
+    moments: Mapping[str, NDArray[np.float32]] | None = None,
+    embedding: str = "Q8_0",
+) -> Checkpoint:
+    """`source` with its matrices in `fmt`; tensors are quantized as they are read.
+
+    FP8 is Meta's recipe: the feed-forward matrices of all layers but the first and the last. Other formats take all
+    matrices of the layers; embedding and output head are in format `embedding`, Q8_0 as llama.cpp keeps them.
+    """
+    fmt = ALIASES.get(fmt, fmt)
+    if embedding not in WRITTEN:
+        raise ConfigError(f"--embedding {embedding}: expected one of {', '.join(WRITTEN)}")
+    if fmt != "F8_E4M3" and fmt not in WRITTEN:
+        raise ConfigError(f"--format {fmt}: expected one of {', '.join((*WRITTEN, 'F8_E4M3', *ALIASES))}")
+    config = source.config
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in source.tensors.items():
+        inside = name.startswith("layers.") and len(tensor.shape) == 2
+        if fmt == "F8_E4M3":
+            middle = not name.startswith(("layers.0.", f"layers.{config.layers - 1}."))
+            tensors[name] = _fp8(tensor) if inside and middle and ".feed_forward." in name else tensor
+        elif inside or name in ("tok_embeddings.weight", "output.weight"):
+            target = fmt if inside else embedding
+            if tensor.shape[1] % 32:
+                raise ConfigError(
+                    f"tensor {name} has rows of {tensor.shape[1]} weights; {target} needs a multiple of 32"
+                )
+            tensors[name] = _blocks(tensor, target, None if moments is None else moments.get(name))
+        else:
+            tensors[name] = tensor
+    return replace(source, tensors=tensors)
+
+
+def _blocks(tensor: Tensor, fmt: str, moments: NDArray[np.float32] | None) -> Tensor:
+    def rows(first: int, last: int) -> NDArray[np.uint8]:
+        values = tensor.float32(first, last)
+        return quantize(values, fmt) if moments is None else quantize_calibrated(values, fmt, moments)
+
+    return tensor if tensor.format == fmt else Tensor(fmt, tensor.shape, rows)
+
+
+def _fp8(tensor: Tensor) -> Tensor:
+    def rows(first: int, last: int) -> NDArray[np.uint8]:
+        return quantize_fp8(tensor.float32(first, last))[0]
+
+    def scale() -> NDArray[np.float32]:
+        step = max(1, (8 << 20) // (4 * tensor.shape[1]))
+        parts = range(0, tensor.row_count, step)
+        return np.concatenate([quantize_fp8(tensor.float32(a, min(a + step, tensor.row_count)))[1] for a in parts])
+
+    return Tensor("F8_E4M3", tensor.shape, rows, scale)
+
+
+def calibrate(
+    source: Checkpoint, text: str, progress: Callable[[int, int], None] = lambda *_: None
+) -> dict[str, NDArray[np.float32]]:
+    """Second moments of each matrix's inputs on up to 32,768 tokens of `text`. Needs torch."""
+    try:
+        import torch
+
+        from herd.model.calibrate import input_moments
+        from herd.model.llama import from_checkpoint
+    except ImportError as error:
+        raise MissingDependencyError("--calibrate runs the model in torch; pip install 'llama-herd[torch]'") from error
+    tokens = source.tokenizer.encode(text)
+    chunks = [tokens[i : i + _CHUNK] for i in range(0, len(tokens) - 31, _CHUNK)]
+    if not chunks:
+        raise ConfigError("the calibration text has fewer than 32 tokens; give some pages of what the model will read")
+    step = max(1, len(chunks) // _CHUNKS)
+    chunks = chunks[::step][:_CHUNKS]
+    done = iter(range(1, len(chunks) + 1))
+    model = from_checkpoint(source.config, source.tensors, torch.float32)
+    return input_moments(model, chunks, lambda _: progress(next(done), len(chunks)))
+
+
+def write(
+    source: Checkpoint,
+    out: Path,
+    fmt: str,
+    progress: Callable[[int], None],
+    calibration: str | None = None,
+    embedding: str = "Q8_0",
+) -> None:
+    """Quantize to a .gguf file, or for FP8 to a Hugging Face folder."""
+    fp8 = ALIASES.get(fmt, fmt) == "F8_E4M3"
+    if fp8 == (out.suffix == ".gguf"):
+        raise ConfigError(f"{out}: F8_E4M3 is written as a Hugging Face folder, the other formats as a .gguf file")
+    if fp8 and calibration is not None:
+        raise ConfigError("--calibrate is for the block formats; FP8's scales come from the weights alone")
+    moments = None if calibration is None else calibrate(source, calibration)
+    convert(quantized(source, fmt, moments, embedding), out, "hf" if fp8 else "gguf", progress=progress)
+
+
+def report(before: Checkpoint, after: Checkpoint, text: str | None, chunks: int = 40) -> dict[str, Any]:
+    """Sizes, the error of each tensor, speed, and with a text the perplexity before and after."""
+    errors = {}
+    for name, tensor in after.tensors.items():
+        if len(tensor.shape) != 2 or tensor.format == before.tensors[name].format:
+            continue
+        a, b = before.tensors[name].float32(), tensor.float32()
+        errors[name] = float(np.sqrt(((a - b) ** 2).mean() / (a**2).mean()))
+    found: dict[str, Any] = {
+        "bytes_before": before.weight_bytes,
+        "bytes_after": after.weight_bytes,
+        "relative_error": errors,
+    }
+    for label, checkpoint in (("before", before), ("after", after)):
+        backend = open_backend(checkpoint, cache_tokens=1024)
+        speed = bench(backend, prompt=128, generate=32)
+        found[f"decode_tokens_per_second_{label}"] = speed["decode_tokens_per_second"]
+        if text is not None:
+            found[f"perplexity_{label}"] = perplexity(backend, checkpoint.tokenizer, text, chunks=chunks)[0]
+        backend.close()
+    return found
