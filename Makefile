@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/native/csrc/*)
 
-.PHONY: chat test test-all lint bench docs clean
+.PHONY: chat test test-all lint bench bench-cpu docs clean
+LLAMA_CPP ?=
+IK_LLAMA_CPP ?=
 
 chat: $(VENV)/.chat
 	@$(BIN)/herd chat $(MODEL)
@@ -26,16 +28,22 @@ bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/torch_speed.py
 	$(BIN)/python benchmarks/tokenizers.py
 
+# Peers' folders: make bench-cpu LLAMA_CPP=... IK_LLAMA_CPP=...
+bench-cpu: $(VENV)/.dev
+	$(BIN)/python benchmarks/cpu.py --llama-cpp "$(LLAMA_CPP)" --ik-llama-cpp "$(IK_LLAMA_CPP)"
+
 docs: $(VENV)/.dev
 	$(BIN)/python docs/check.py
 
 $(VENV)/bin/python:
+	@command -v $${CXX:-c++} >/dev/null || { echo "herd: no C++ compiler found; install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) and run make again" >&2; exit 2; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "herd: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) >&2
 
 # The two installs differ: talking needs the package alone, testing everything it is compared with.
 $(VENV)/.chat: $(VENV)/bin/python $(SOURCES)
 	@echo "Installing herd (once) ..." >&2
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]' >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . >&2
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/bin/python $(SOURCES)

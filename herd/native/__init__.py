@@ -4,12 +4,12 @@
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import numpy as np
 
 from herd.errors import ConfigError, FormatError
 from herd.native import _native
+from herd.quant.dequantize import f32_to_bf16
 from herd.quant.formats import number_format
 from herd.weights.checkpoint import Checkpoint, Tensor
 from herd.weights.gguf import rope_factors
@@ -26,12 +26,17 @@ def instruction_sets() -> list[str]:
     return list(_native.instruction_sets())
 
 
+def probe(threads: int) -> tuple[float, float]:
+    """Bytes a second that `threads` read from memory just now, and float operations a second in multiply-adds."""
+    return _native.probe_bandwidth(threads), _native.probe_flops(threads)
+
+
 def converted_formats(checkpoint: Checkpoint) -> set[str]:
     """Number formats of a checkpoint that the decoder has no kernel for and holds as BF16."""
     return {tensor.format for tensor in checkpoint.tensors.values()} - set(_DIRECT)
 
 
-def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "") -> Any:
+def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "") -> _native.Decoder:
     """A decoder with a checkpoint's weights packed; `blocks` is the size of its cache, `isa` "" for the best.
 
     Raises ConfigError for a shape or an instruction set it cannot run.
@@ -65,13 +70,16 @@ def _with_output(checkpoint: Checkpoint) -> Iterable[tuple[str, Tensor]]:
         yield "output.weight", checkpoint.tensors["tok_embeddings.weight"]
 
 
-def _add(decoder: Any, name: str, tensor: Tensor) -> None:
+def _as_bf16(tensor: Tensor) -> Tensor:
+    return Tensor("BF16", tensor.shape, lambda a, b: f32_to_bf16(tensor.float32(a, b)).reshape(b - a, -1))
+
+
+def _add(decoder: _native.Decoder, name: str, tensor: Tensor) -> None:
     rows, columns = tensor.row_count, tensor.shape[-1]
     if tensor.format not in _DIRECT:
-        from herd.quant.dequantize import f32_to_bf16
-
-        tensor = Tensor("BF16", tensor.shape, lambda a, b, t=tensor: f32_to_bf16(t.float32(a, b)).reshape(b - a, -1))
-    fmt = _FP8 if tensor.format == "F8_E4M3" else number_format(tensor.format).gguf_type
+        tensor = _as_bf16(tensor)
+    gguf_type = number_format(tensor.format).gguf_type
+    fmt = _FP8 if gguf_type is None else gguf_type
     raw = np.ascontiguousarray(tensor.raw())
     if raw.nbytes != tensor.nbytes:
         raise FormatError(f"tensor {name} has {raw.nbytes} bytes; expected {tensor.nbytes}")

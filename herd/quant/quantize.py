@@ -41,7 +41,7 @@ def _inverse(d: Floats) -> Floats:
 
 
 def _nibbles(q: Bytes) -> Bytes:
-    return q[:, :16] | (q[:, 16:] << 4)
+    return q[:, :16] | (q[:, 16:] << np.uint8(4))
 
 
 def _fifths(q: Bytes) -> Bytes:
@@ -85,12 +85,12 @@ def _q4_1(blocks: Floats) -> Bytes:
 
 def _q5_0(blocks: Floats) -> Bytes:
     d, q = _symmetric(blocks, 16)
-    return np.concatenate([_halves(d), _fifths(q), _nibbles(q & 15)], axis=1)
+    return np.concatenate([_halves(d), _fifths(q), _nibbles(q & np.uint8(15))], axis=1)
 
 
 def _q5_1(blocks: Floats) -> Bytes:
     d, low, q = _affine(blocks, 31)
-    return np.concatenate([_halves(d), _halves(low), _fifths(q), _nibbles(q & 15)], axis=1)
+    return np.concatenate([_halves(d), _halves(low), _fifths(q), _nibbles(q & np.uint8(15))], axis=1)
 
 
 _PLAIN: dict[str, Callable[[Floats], Bytes]] = {
@@ -118,8 +118,9 @@ def to_e4m3(values: Floats) -> Bytes:
     normal = rounded >= 2.0**-6
     mantissa = np.where(normal, rounded / np.exp2(exponent) - 1, rounded / 2.0**-6) * 8
     code = np.where(normal, (exponent + 7) * 8 + mantissa, mantissa)
-    code = np.where(np.isnan(values), 127, code).astype(np.uint8)
-    return code | (np.signbit(values).astype(np.uint8) << 7)
+    code = np.where(np.isnan(values), 127, code)
+    signs: Bytes = np.signbit(values).astype(np.uint8) << np.uint8(7)
+    return code.astype(np.uint8) | signs
 
 
 def quantize_calibrated(values: Floats, name: str, moments: Floats) -> Bytes:
@@ -198,9 +199,11 @@ def _round(values: Floats, name: str, d: Floats, m: Floats) -> Bytes:
     """Codes nearest to values: 0 to 15, or for Q8_0 the byte of a signed number."""
     scaled = np.rint((values - m) * _inverse(d))
     if name == "Q8_0":
-        return scaled.clip(-127, 127).astype(np.int8).view(np.uint8)
+        signed: NDArray[np.int8] = scaled.clip(-127, 127).astype(np.int8)
+        return signed.view(np.uint8)
     offset = 8 if name == "Q4_0" else 0
-    return (scaled + offset).clip(0, 15).astype(np.uint8)
+    codes: Bytes = (scaled + offset).clip(0, 15).astype(np.uint8)
+    return codes
 
 
 def _value(q: Bytes, name: str, d: Floats, m: Floats) -> Floats:

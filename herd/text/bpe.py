@@ -11,6 +11,8 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from herd.errors import FormatError, first_line
 
 LLAMA3_PATTERN = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
@@ -169,13 +171,14 @@ class TiktokenTokenizer:
             pairs = [(self.ranks[a], self.ranks[b], a, b) for a, b in splits if a in self.ranks and b in self.ranks]
             merges += [(rank, *pair) for pair in pairs]
         merges.sort(key=lambda merge: merge[:3])
-        return _tokenizer_json(
+        spec = _tokenizer_spec(
             {_to_characters(token): rank for token, rank in self.ranks.items()},
             [[_to_characters(a), _to_characters(b)] for *_, a, b in merges],
             _GGUF_PRE_TOKENIZERS["llama3"],
             self.special_tokens,
             ignore_merges=True,
         )
+        return json.dumps(spec, ensure_ascii=False)
 
 
 class HFTokenizer:
@@ -204,14 +207,14 @@ class HFTokenizer:
             "model": {**model, "vocab": vocab},
         }
         try:
-            self._encoding = tokenizers.Tokenizer.from_str(json.dumps(plain))
+            self._encoding = tokenizers.Tokenizer.from_buffer(msgspec.json.encode(plain))
         except BaseException as error:  # the library raises plain Exception, and panics on some damage
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise FormatError(f"tokenizer.json: {first_line(error)}") from error
-        self._bytes = {i: _to_bytes(name) for name, i in vocab.items()}
-        self._bytes.update({t["id"]: t["content"].encode() for t in added})
-        self.vocab_size = max(self._bytes, default=-1) + 1
+        self._names = {i: name for name, i in vocab.items()}
+        self._added = {t["id"]: t["content"].encode() for t in added}
+        self.vocab_size = max([*self._names, *self._added], default=-1) + 1
         self.bos_id: int | None = bos if isinstance(bos, int) else self.special_tokens.get(bos or "<|begin_of_text|>")
         self.stop_ids = _stops(self.special_tokens, stops)
 
@@ -243,15 +246,13 @@ class HFTokenizer:
         ids = {token: i for i, token in enumerate(tokens)}
         special = {name: i for name, i in ids.items() if kinds[name] == GGUF_CONTROL}
         user_defined = {name: i for name, i in ids.items() if kinds[name] == GGUF_USER_DEFINED}
-        spec = json.loads(
-            _tokenizer_json(
-                {name: i for name, i in ids.items() if name not in special and name not in user_defined},
-                [merge.split(" ", 1) for merge in merges],
-                _GGUF_PRE_TOKENIZERS[pre],
-                special,
-                ignore_merges=pre != "smollm" and pre != "gpt-2",
-                user_defined=user_defined,
-            )
+        spec = _tokenizer_spec(
+            {name: i for name, i in ids.items() if name not in special and name not in user_defined},
+            [merge.split(" ", 1) for merge in merges],
+            _GGUF_PRE_TOKENIZERS[pre],
+            special,
+            ignore_merges=pre != "smollm" and pre != "gpt-2",
+            user_defined=user_defined,
         )
         return cls(spec, bos=bos, stops=stops)
 
@@ -273,7 +274,8 @@ class HFTokenizer:
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for."""
-        return self._bytes.get(token, b"")
+        added = self._added.get(token)
+        return _to_bytes(self._names.get(token, "")) if added is None else added
 
     def to_json(self) -> str:
         """The tokenizer as it was read or built."""
@@ -329,7 +331,7 @@ def _recognize(spec: dict[str, Any]) -> str:
     )
 
 
-def _tokenizer_json(
+def _tokenizer_spec(
     vocab: dict[str, int],
     merges: list[list[str]],
     pre_tokenizers: list[dict[str, Any]],
@@ -337,7 +339,7 @@ def _tokenizer_json(
     *,
     ignore_merges: bool,
     user_defined: Mapping[str, int] | None = None,
-) -> str:
+) -> dict[str, Any]:
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
     added = [{"id": i, "content": name, **flags, "special": True} for name, i in special.items()]
     added += [{"id": i, "content": name, **flags, "special": False} for name, i in (user_defined or {}).items()]
@@ -346,15 +348,12 @@ def _tokenizer_json(
         "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": ignore_merges,
         "vocab": vocab, "merges": merges,
     }  # fmt: skip
-    return json.dumps(
-        {
-            "version": "1.0", "truncation": None, "padding": None,
-            "added_tokens": sorted(added, key=lambda token: token["id"]),
-            "normalizer": None,
-            "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
-            "post_processor": None,
-            "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
-            "model": model,
-        },
-        ensure_ascii=False,
-    )  # fmt: skip
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": model,
+    }  # fmt: skip

@@ -56,7 +56,7 @@ class NativeBackend:
 
     def close(self) -> None:
         """Free weights, cache and threads."""
-        self._decoder = None
+        self.__dict__.pop("_decoder", None)
 
 
 def _row(row: Row) -> tuple[object, ...]:

@@ -6,6 +6,7 @@
 #include <nanobind/stl/vector.h>
 
 #include "decoder.h"
+#include "probe.h"
 
 namespace nb = nanobind;
 using namespace herd;
@@ -99,6 +100,10 @@ nb::list step(Decoder& decoder, nb::list rows) {
 
 NB_MODULE(_native, m) {
   m.attr("BLOCK") = BLOCK;
+  m.def("probe_bandwidth", [](int threads) { return probe_bandwidth(threads, size_t(512) << 20, 5); },
+        nb::call_guard<nb::gil_scoped_release>());
+  m.def("probe_flops", [](int threads) { return probe_flops(threads, "", 3000000); },
+        nb::call_guard<nb::gil_scoped_release>());
   m.def("instruction_sets", [] {
     nb::list names;
     for (const char* name : {"avx512", "avxvnni", "avx2", "portable"})

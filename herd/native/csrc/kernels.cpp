@@ -72,11 +72,11 @@ inline F16x load_column(const uint8_t* tile, int column) {
   if constexpr (K == Packed::BF16) return load_bf16(reinterpret_cast<const uint16_t*>(tile) + size_t(column) * TILE);
 }
 
-// ROWS activation rows times one tile of float weights; four sums over every fourth column, added at the end, whatever
+// ROWS activation rows times one tile of float weights; separate sums over every second or fourth column, added at the end, whatever
 // ROWS is.
 template <Packed K, int ROWS>
 void float_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
-  constexpr int STREAMS = 4;
+  constexpr int STREAMS = PARTS == 1 ? 4 : 2;
   F16x acc[ROWS][STREAMS];
   for (auto& row : acc)
     for (auto& sum : row) sum = zero();
@@ -92,7 +92,11 @@ void float_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int 
     F16x column = load_column<K>(tile, c);
     for (int r = 0; r < ROWS; r++) acc[r][0] = fma(column, set(values[r][c]), acc[r][0]);
   }
-  for (int r = 0; r < ROWS; r++) store(out + size_t(r) * stride, (acc[r][0] + acc[r][1]) + (acc[r][2] + acc[r][3]));
+  for (int r = 0; r < ROWS; r++) {
+    F16x total = acc[r][0] + acc[r][1];
+    if constexpr (STREAMS == 4) total = total + (acc[r][2] + acc[r][3]);
+    store(out + size_t(r) * stride, total);
+  }
 }
 
 template <Packed K, int ROWS>
@@ -106,12 +110,13 @@ void one_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int fi
 
 template <Packed K>
 void tile_rows(const Matrix& w, int index, const Activations& x, int first, int last, float* out, size_t stride) {
-  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 12 : 6) : (PARTS == 1 ? 6 : 3);
+  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 16 : 8) : (PARTS == 1 ? 6 : 3);
+  constexpr int MIDDLE = Layout<K>::INTEGER && PARTS == 1 ? 4 : 2;
   const uint8_t* tile = w.data + size_t(index) * w.tile_bytes;
   out += size_t(index) * TILE;
   int row = first;
   for (; row + WIDE <= last; row += WIDE) one_tile<K, WIDE>(w, tile, x, row, out + size_t(row) * stride, stride);
-  for (; row + 3 <= last; row += 3) one_tile<K, 3>(w, tile, x, row, out + size_t(row) * stride, stride);
+  for (; row + MIDDLE <= last; row += MIDDLE) one_tile<K, MIDDLE>(w, tile, x, row, out + size_t(row) * stride, stride);
   for (; row < last; row++) one_tile<K, 1>(w, tile, x, row, out + size_t(row) * stride, stride);
   if (w.row_scale) {
     F16x scale = load(w.row_scale + size_t(index) * TILE);
@@ -206,22 +211,38 @@ float largest_of(const float* x, int n) {
 
 // Keys of a block lie transposed, [head_dim][BLOCK], so that sixteen scores come out at once; values lie [BLOCK][head_dim].
 // Where many queries share a piece, its keys and values are widened to floats once.
-inline F16x load_any(const uint16_t* p) { return load_half(p); }
-inline F16x load_any(const float* p) { return load(p); }
+HERD_INLINE F16x load_any(const uint16_t* p) { return load_half(p); }
+HERD_INLINE F16x load_any(const float* p) { return load(p); }
 
-template <int ROWS, class T>
-inline void scores(const float* const* query, const T* keys, int head_dim, float scale, float* out) {
-  F16x acc[ROWS];
-  for (auto& a : acc) a = zero();
+template <int ROWS, int BLOCKS, class T>
+HERD_INLINE void scores(const float* const* query, const T* const* keys, int head_dim, float scale, float* out) {
+  F16x acc[ROWS][BLOCKS];
+  for (auto& row : acc)
+    for (auto& a : row) a = zero();
   for (int d = 0; d < head_dim; d++) {
-    F16x k = load_any(keys + d * BLOCK);
-    for (int r = 0; r < ROWS; r++) acc[r] = fma(k, set(query[r][d]), acc[r]);
+    F16x k[BLOCKS];
+    for (int b = 0; b < BLOCKS; b++) k[b] = load_any(keys[b] + d * BLOCK);
+    for (int r = 0; r < ROWS; r++) {
+      F16x q = set(query[r][d]);
+      for (int b = 0; b < BLOCKS; b++) acc[r][b] = fma(k[b], q, acc[r][b]);
+    }
   }
-  for (int r = 0; r < ROWS; r++) store(out + r * SPLIT, acc[r] * set(scale));
+  for (int r = 0; r < ROWS; r++)
+    for (int b = 0; b < BLOCKS; b++) store(out + r * SPLIT + b * BLOCK, acc[r][b] * set(scale));
+}
+
+template <int BLOCKS, class T>
+inline void all_scores(const Piece& piece, const T* const* keys, float* out) {
+  int q = 0;
+  for (; q + 6 <= piece.queries; q += 6)
+    scores<6, BLOCKS>(piece.query + q, keys, piece.head_dim, piece.scale, out + q * SPLIT);
+  for (; q + 3 <= piece.queries; q += 3)
+    scores<3, BLOCKS>(piece.query + q, keys, piece.head_dim, piece.scale, out + q * SPLIT);
+  for (; q < piece.queries; q++) scores<1, BLOCKS>(piece.query + q, keys, piece.head_dim, piece.scale, out + q * SPLIT);
 }
 
 template <int ROWS, int VECTORS, class T>
-inline void mix(const float* weights, const T* const* values, int blocks, int head_dim, float* out, int out_stride) {
+HERD_INLINE void mix(const float* weights, const T* const* values, int blocks, int head_dim, float* out, int out_stride) {
   F16x acc[ROWS][VECTORS];
   for (auto& row : acc)
     for (auto& a : row) a = zero();
@@ -241,15 +262,13 @@ inline void mix(const float* weights, const T* const* values, int blocks, int he
 
 template <class T>
 void attend_piece(const Piece& piece, const T* const* keys, const T* const* values, float* weights) {
-  constexpr int ROWS = PARTS == 1 ? 6 : 3;
-  constexpr int VECTORS = PARTS == 1 ? 4 : 2;
+  constexpr int VECTORS = PARTS == 1 ? 4 : 1;  // six rows of these fill the registers
   int n = piece.queries, dim = piece.head_dim, stride = dim + 2, count = piece.end - piece.first;
   int blocks = (count + BLOCK - 1) / BLOCK;
-  for (int b = 0; b < blocks; b++) {
-    int q = 0;
-    for (; q + ROWS <= n; q += ROWS) scores<ROWS>(piece.query + q, keys[b], dim, piece.scale, weights + q * SPLIT + b * BLOCK);
-    for (; q < n; q++) scores<1>(piece.query + q, keys[b], dim, piece.scale, weights + q * SPLIT + b * BLOCK);
-  }
+  int block = 0;
+  if constexpr (PARTS == 1)
+    for (; block + 2 <= blocks; block += 2) all_scores<2>(piece, keys + block, weights + block * BLOCK);
+  for (; block < blocks; block++) all_scores<1>(piece, keys + block, weights + block * BLOCK);
   for (int q = 0; q < n; q++) {
     float* w = weights + q * SPLIT;
     float* out = piece.out + q * stride;
@@ -276,7 +295,8 @@ void attend_piece(const Piece& piece, const T* const* keys, const T* const* valu
     bool whole = v + VECTORS <= dim / 16;
     int q = 0;
     if (whole) {
-      for (; q + ROWS <= n; q += ROWS) mix<ROWS, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
+      for (; q + 6 <= n; q += 6) mix<6, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
+      for (; q + 3 <= n; q += 3) mix<3, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
       for (; q < n; q++) mix<1, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
     } else {
       for (int rest = v; rest < dim / 16; rest++) {
@@ -307,6 +327,16 @@ void attend(const Piece& piece) {
   attend_piece(piece, wide_keys, wide_values, weights);
 }
 
+float burn(int rounds) {
+  F16x acc[12], x = set(1.0000001f), y = set(1e-9f);
+  for (auto& a : acc) a = y;
+  for (int n = 0; n < rounds; n++)
+    for (auto& a : acc) a = fma(a, x, y);
+  F16x total = acc[0];
+  for (int i = 1; i < 12; i++) total = total + acc[i];
+  return sum(total);
+}
+
 void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out) {
   out += size_t(index) * w.tile_bytes;
   switch (w.kind) {
@@ -329,7 +359,7 @@ void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes
 #define HERD_TEXT(x) #x
 #define HERD_NAME(x) HERD_TEXT(x)
 constexpr Kernels TABLE = {HERD_NAME(HERD_ISA), tile,    quantize,   rms_norm, attend,    swiglu,
-                           exp_sum,             largest_of, pack,     packed_kind, unpack_row};
+                           exp_sum,             largest_of, pack,     burn, packed_kind, unpack_row};
 
 }  // namespace herd::HERD_ISA
 

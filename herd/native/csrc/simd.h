@@ -10,9 +10,11 @@
 #include <immintrin.h>
 #endif
 
+#define HERD_INLINE inline __attribute__((always_inline))
+
 namespace herd::HERD_ISA {
 
-inline float half_to_float(uint16_t h) {
+HERD_INLINE float half_to_float(uint16_t h) {
   uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023, bits;
   if (exponent == 31) {
     bits = sign | 0x7F800000 | (mantissa << 13);
@@ -28,7 +30,7 @@ inline float half_to_float(uint16_t h) {
   return out;
 }
 
-inline uint16_t float_to_half(float f) {
+HERD_INLINE uint16_t float_to_half(float f) {
   uint32_t bits;
   std::memcpy(&bits, &f, 4);
   uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
@@ -50,32 +52,32 @@ constexpr int PARTS = 1;
 struct Part {
   __m512 v;
 };
-inline Part part_set(float x) { return {_mm512_set1_ps(x)}; }
-inline Part part_load(const float* p) { return {_mm512_loadu_ps(p)}; }
-inline Part part_half(const uint16_t* p) {
+HERD_INLINE Part part_set(float x) { return {_mm512_set1_ps(x)}; }
+HERD_INLINE Part part_load(const float* p) { return {_mm512_loadu_ps(p)}; }
+HERD_INLINE Part part_half(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
 }
-inline Part part_bf16(const uint16_t* p) {
+HERD_INLINE Part part_bf16(const uint16_t* p) {
   __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
   return {_mm512_castsi512_ps(_mm512_slli_epi32(wide, 16))};
 }
-inline void part_store(float* p, Part a) { _mm512_storeu_ps(p, a.v); }
-inline void part_store_half(uint16_t* p, Part a) {
+HERD_INLINE void part_store(float* p, Part a) { _mm512_storeu_ps(p, a.v); }
+HERD_INLINE void part_store_half(uint16_t* p, Part a) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void part_store_int8(int8_t* p, Part a) {
+HERD_INLINE void part_store_int8(int8_t* p, Part a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_cvtsepi32_epi8(_mm512_cvtps_epi32(a.v)));
 }
-inline Part operator+(Part a, Part b) { return {_mm512_add_ps(a.v, b.v)}; }
-inline Part operator-(Part a, Part b) { return {_mm512_sub_ps(a.v, b.v)}; }
-inline Part operator*(Part a, Part b) { return {_mm512_mul_ps(a.v, b.v)}; }
-inline Part operator/(Part a, Part b) { return {_mm512_div_ps(a.v, b.v)}; }
-inline Part fma(Part a, Part b, Part c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
-inline Part max(Part a, Part b) { return {_mm512_max_ps(a.v, b.v)}; }
-inline Part min(Part a, Part b) { return {_mm512_min_ps(a.v, b.v)}; }
-inline Part abs(Part a) { return {_mm512_abs_ps(a.v)}; }
-inline Part round(Part a) { return {_mm512_roundscale_ps(a.v, 0)}; }
-inline Part exponent(Part n) {  // 2^n for whole n
+HERD_INLINE Part operator+(Part a, Part b) { return {_mm512_add_ps(a.v, b.v)}; }
+HERD_INLINE Part operator-(Part a, Part b) { return {_mm512_sub_ps(a.v, b.v)}; }
+HERD_INLINE Part operator*(Part a, Part b) { return {_mm512_mul_ps(a.v, b.v)}; }
+HERD_INLINE Part operator/(Part a, Part b) { return {_mm512_div_ps(a.v, b.v)}; }
+HERD_INLINE Part fma(Part a, Part b, Part c) { return {_mm512_fmadd_ps(a.v, b.v, c.v)}; }
+HERD_INLINE Part max(Part a, Part b) { return {_mm512_max_ps(a.v, b.v)}; }
+HERD_INLINE Part min(Part a, Part b) { return {_mm512_min_ps(a.v, b.v)}; }
+HERD_INLINE Part abs(Part a) { return {_mm512_abs_ps(a.v)}; }
+HERD_INLINE Part round(Part a) { return {_mm512_roundscale_ps(a.v, 0)}; }
+HERD_INLINE Part exponent(Part n) {  // 2^n for whole n
   return {_mm512_castsi512_ps(_mm512_slli_epi32(_mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127)), 23))};
 }
 
@@ -85,32 +87,32 @@ constexpr int PARTS = 2;
 struct Part {
   __m256 v;
 };
-inline Part part_set(float x) { return {_mm256_set1_ps(x)}; }
-inline Part part_load(const float* p) { return {_mm256_loadu_ps(p)}; }
-inline __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
-inline Part part_half(const uint16_t* p) { return {_mm256_cvtph_ps(load_128(p))}; }
-inline Part part_bf16(const uint16_t* p) {
+HERD_INLINE Part part_set(float x) { return {_mm256_set1_ps(x)}; }
+HERD_INLINE Part part_load(const float* p) { return {_mm256_loadu_ps(p)}; }
+HERD_INLINE __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
+HERD_INLINE Part part_half(const uint16_t* p) { return {_mm256_cvtph_ps(load_128(p))}; }
+HERD_INLINE Part part_bf16(const uint16_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16))};
 }
-inline void part_store(float* p, Part a) { _mm256_storeu_ps(p, a.v); }
-inline void part_store_half(uint16_t* p, Part a) {
+HERD_INLINE void part_store(float* p, Part a) { _mm256_storeu_ps(p, a.v); }
+HERD_INLINE void part_store_half(uint16_t* p, Part a) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_cvtps_ph(a.v, _MM_FROUND_TO_NEAREST_INT));
 }
-inline void part_store_int8(int8_t* p, Part a) {
+HERD_INLINE void part_store_int8(int8_t* p, Part a) {
   __m256i wide = _mm256_cvtps_epi32(a.v);
   __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
   _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm_packs_epi16(words, words));
 }
-inline Part operator+(Part a, Part b) { return {_mm256_add_ps(a.v, b.v)}; }
-inline Part operator-(Part a, Part b) { return {_mm256_sub_ps(a.v, b.v)}; }
-inline Part operator*(Part a, Part b) { return {_mm256_mul_ps(a.v, b.v)}; }
-inline Part operator/(Part a, Part b) { return {_mm256_div_ps(a.v, b.v)}; }
-inline Part fma(Part a, Part b, Part c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
-inline Part max(Part a, Part b) { return {_mm256_max_ps(a.v, b.v)}; }
-inline Part min(Part a, Part b) { return {_mm256_min_ps(a.v, b.v)}; }
-inline Part abs(Part a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
-inline Part round(Part a) { return {_mm256_round_ps(a.v, 0)}; }
-inline Part exponent(Part n) {
+HERD_INLINE Part operator+(Part a, Part b) { return {_mm256_add_ps(a.v, b.v)}; }
+HERD_INLINE Part operator-(Part a, Part b) { return {_mm256_sub_ps(a.v, b.v)}; }
+HERD_INLINE Part operator*(Part a, Part b) { return {_mm256_mul_ps(a.v, b.v)}; }
+HERD_INLINE Part operator/(Part a, Part b) { return {_mm256_div_ps(a.v, b.v)}; }
+HERD_INLINE Part fma(Part a, Part b, Part c) { return {_mm256_fmadd_ps(a.v, b.v, c.v)}; }
+HERD_INLINE Part max(Part a, Part b) { return {_mm256_max_ps(a.v, b.v)}; }
+HERD_INLINE Part min(Part a, Part b) { return {_mm256_min_ps(a.v, b.v)}; }
+HERD_INLINE Part abs(Part a) { return {_mm256_andnot_ps(_mm256_set1_ps(-0.0f), a.v)}; }
+HERD_INLINE Part round(Part a) { return {_mm256_round_ps(a.v, 0)}; }
+HERD_INLINE Part exponent(Part n) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23))};
 }
 
@@ -125,33 +127,33 @@ struct Part {
   Part out;                                           \
   for (int i = 0; i < 4; i++) out.v[i] = (expression); \
   return out
-inline float bf16_to_float(uint16_t h) {
+HERD_INLINE float bf16_to_float(uint16_t h) {
   uint32_t bits = uint32_t(h) << 16;
   float out;
   std::memcpy(&out, &bits, 4);
   return out;
 }
-inline Part part_set(float x) { HERD_EACH(x); }
-inline Part part_load(const float* p) { HERD_EACH(p[i]); }
-inline Part part_half(const uint16_t* p) { HERD_EACH(half_to_float(p[i])); }
-inline Part part_bf16(const uint16_t* p) { HERD_EACH(bf16_to_float(p[i])); }
-inline void part_store(float* p, Part a) { std::memcpy(p, a.v, sizeof a.v); }
-inline void part_store_half(uint16_t* p, Part a) {
+HERD_INLINE Part part_set(float x) { HERD_EACH(x); }
+HERD_INLINE Part part_load(const float* p) { HERD_EACH(p[i]); }
+HERD_INLINE Part part_half(const uint16_t* p) { HERD_EACH(half_to_float(p[i])); }
+HERD_INLINE Part part_bf16(const uint16_t* p) { HERD_EACH(bf16_to_float(p[i])); }
+HERD_INLINE void part_store(float* p, Part a) { std::memcpy(p, a.v, sizeof a.v); }
+HERD_INLINE void part_store_half(uint16_t* p, Part a) {
   for (int i = 0; i < 4; i++) p[i] = float_to_half(a.v[i]);
 }
-inline void part_store_int8(int8_t* p, Part a) {
+HERD_INLINE void part_store_int8(int8_t* p, Part a) {
   for (int i = 0; i < 4; i++) p[i] = int8_t(std::nearbyint(a.v[i] < -128 ? -128 : a.v[i] > 127 ? 127 : a.v[i]));
 }
-inline Part operator+(Part a, Part b) { HERD_EACH(a.v[i] + b.v[i]); }
-inline Part operator-(Part a, Part b) { HERD_EACH(a.v[i] - b.v[i]); }
-inline Part operator*(Part a, Part b) { HERD_EACH(a.v[i] * b.v[i]); }
-inline Part operator/(Part a, Part b) { HERD_EACH(a.v[i] / b.v[i]); }
-inline Part fma(Part a, Part b, Part c) { HERD_EACH(a.v[i] * b.v[i] + c.v[i]); }
-inline Part max(Part a, Part b) { HERD_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
-inline Part min(Part a, Part b) { HERD_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
-inline Part abs(Part a) { HERD_EACH(std::fabs(a.v[i])); }
-inline Part round(Part a) { HERD_EACH(std::nearbyint(a.v[i])); }
-inline Part exponent(Part n) { HERD_EACH(std::ldexp(1.0f, int(n.v[i]))); }
+HERD_INLINE Part operator+(Part a, Part b) { HERD_EACH(a.v[i] + b.v[i]); }
+HERD_INLINE Part operator-(Part a, Part b) { HERD_EACH(a.v[i] - b.v[i]); }
+HERD_INLINE Part operator*(Part a, Part b) { HERD_EACH(a.v[i] * b.v[i]); }
+HERD_INLINE Part operator/(Part a, Part b) { HERD_EACH(a.v[i] / b.v[i]); }
+HERD_INLINE Part fma(Part a, Part b, Part c) { HERD_EACH(a.v[i] * b.v[i] + c.v[i]); }
+HERD_INLINE Part max(Part a, Part b) { HERD_EACH(a.v[i] > b.v[i] ? a.v[i] : b.v[i]); }
+HERD_INLINE Part min(Part a, Part b) { HERD_EACH(a.v[i] < b.v[i] ? a.v[i] : b.v[i]); }
+HERD_INLINE Part abs(Part a) { HERD_EACH(std::fabs(a.v[i])); }
+HERD_INLINE Part round(Part a) { HERD_EACH(std::nearbyint(a.v[i])); }
+HERD_INLINE Part exponent(Part n) { HERD_EACH(std::ldexp(1.0f, int(n.v[i]))); }
 #undef HERD_EACH
 
 #endif
@@ -164,41 +166,41 @@ struct F16x {
   F16x out;                                               \
   for (int i = 0; i < PARTS; i++) out.p[i] = (expression); \
   return out
-inline F16x set(float x) { HERD_PARTS(part_set(x)); }
-inline F16x zero() { return set(0.0f); }
-inline F16x load(const float* s) { HERD_PARTS(part_load(s + i * LANES)); }
-inline F16x load_half(const uint16_t* s) { HERD_PARTS(part_half(s + i * LANES)); }
-inline F16x load_bf16(const uint16_t* s) { HERD_PARTS(part_bf16(s + i * LANES)); }
-inline F16x operator+(F16x a, F16x b) { HERD_PARTS(a.p[i] + b.p[i]); }
-inline F16x operator-(F16x a, F16x b) { HERD_PARTS(a.p[i] - b.p[i]); }
-inline F16x operator*(F16x a, F16x b) { HERD_PARTS(a.p[i] * b.p[i]); }
-inline F16x operator/(F16x a, F16x b) { HERD_PARTS(a.p[i] / b.p[i]); }
-inline F16x fma(F16x a, F16x b, F16x c) { HERD_PARTS(fma(a.p[i], b.p[i], c.p[i])); }
-inline F16x max(F16x a, F16x b) { HERD_PARTS(max(a.p[i], b.p[i])); }
-inline F16x min(F16x a, F16x b) { HERD_PARTS(min(a.p[i], b.p[i])); }
-inline F16x abs(F16x a) { HERD_PARTS(abs(a.p[i])); }
-inline F16x round(F16x a) { HERD_PARTS(round(a.p[i])); }
-inline F16x exponent(F16x a) { HERD_PARTS(exponent(a.p[i])); }
+HERD_INLINE F16x set(float x) { HERD_PARTS(part_set(x)); }
+HERD_INLINE F16x zero() { return set(0.0f); }
+HERD_INLINE F16x load(const float* s) { HERD_PARTS(part_load(s + i * LANES)); }
+HERD_INLINE F16x load_half(const uint16_t* s) { HERD_PARTS(part_half(s + i * LANES)); }
+HERD_INLINE F16x load_bf16(const uint16_t* s) { HERD_PARTS(part_bf16(s + i * LANES)); }
+HERD_INLINE F16x operator+(F16x a, F16x b) { HERD_PARTS(a.p[i] + b.p[i]); }
+HERD_INLINE F16x operator-(F16x a, F16x b) { HERD_PARTS(a.p[i] - b.p[i]); }
+HERD_INLINE F16x operator*(F16x a, F16x b) { HERD_PARTS(a.p[i] * b.p[i]); }
+HERD_INLINE F16x operator/(F16x a, F16x b) { HERD_PARTS(a.p[i] / b.p[i]); }
+HERD_INLINE F16x fma(F16x a, F16x b, F16x c) { HERD_PARTS(fma(a.p[i], b.p[i], c.p[i])); }
+HERD_INLINE F16x max(F16x a, F16x b) { HERD_PARTS(max(a.p[i], b.p[i])); }
+HERD_INLINE F16x min(F16x a, F16x b) { HERD_PARTS(min(a.p[i], b.p[i])); }
+HERD_INLINE F16x abs(F16x a) { HERD_PARTS(abs(a.p[i])); }
+HERD_INLINE F16x round(F16x a) { HERD_PARTS(round(a.p[i])); }
+HERD_INLINE F16x exponent(F16x a) { HERD_PARTS(exponent(a.p[i])); }
 #undef HERD_PARTS
-inline void store(float* d, F16x a) {
+HERD_INLINE void store(float* d, F16x a) {
   for (int i = 0; i < PARTS; i++) part_store(d + i * LANES, a.p[i]);
 }
-inline void store_half(uint16_t* d, F16x a) {
+HERD_INLINE void store_half(uint16_t* d, F16x a) {
   for (int i = 0; i < PARTS; i++) part_store_half(d + i * LANES, a.p[i]);
 }
-inline void store_int8(int8_t* d, F16x a) {
+HERD_INLINE void store_int8(int8_t* d, F16x a) {
   for (int i = 0; i < PARTS; i++) part_store_int8(d + i * LANES, a.p[i]);
 }
 
 // The sum and the maximum of all sixteen, added in the same order on every instruction set.
-inline float sum(F16x a) {
+HERD_INLINE float sum(F16x a) {
   float v[16];
   store(v, a);
   for (int step = 8; step; step /= 2)
     for (int i = 0; i < step; i++) v[i] += v[i + step];
   return v[0];
 }
-inline float largest(F16x a) {
+HERD_INLINE float largest(F16x a) {
   float v[16], out;
   store(v, a);
   out = v[0];
@@ -207,7 +209,7 @@ inline float largest(F16x a) {
 }
 
 // e^x to about 2e-7 relative; 0 below -87. Cephes' expf: x = n ln 2 + r, a polynomial for e^r, times 2^n.
-inline F16x exp(F16x x) {
+HERD_INLINE F16x exp(F16x x) {
   x = max(min(x, set(88.0f)), set(-87.3f));
   F16x n = round(x * set(1.44269504088896341f));
   F16x r = fma(n, set(-0.693359375f), x);
@@ -228,34 +230,34 @@ inline F16x exp(F16x x) {
 #if defined(__AVX512VNNI__) && defined(HERD_WIDE)
 
 using Quad = __m512i;
-inline Quad load_quad(const uint8_t* p) { return _mm512_loadu_si512(p); }
-inline Quad low_nibbles(Quad q) { return _mm512_and_si512(q, _mm512_set1_epi8(15)); }
-inline Quad high_nibbles(Quad q) { return _mm512_and_si512(_mm512_srli_epi16(q, 4), _mm512_set1_epi8(15)); }
+HERD_INLINE Quad load_quad(const uint8_t* p) { return _mm512_loadu_si512(p); }
+HERD_INLINE Quad low_nibbles(Quad q) { return _mm512_and_si512(q, _mm512_set1_epi8(15)); }
+HERD_INLINE Quad high_nibbles(Quad q) { return _mm512_and_si512(_mm512_srli_epi16(q, 4), _mm512_set1_epi8(15)); }
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = BITS == 8 ? 128 : 0;
   __m512i acc = _mm512_setzero_si512();
-  inline void add(Quad w, int32_t activations, int) {
+  HERD_INLINE void add(Quad w, int32_t activations, int) {
     acc = _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(activations));
   }
-  inline Part get() const { return {_mm512_cvtepi32_ps(acc)}; }
+  HERD_INLINE Part get() const { return {_mm512_cvtepi32_ps(acc)}; }
 };
 
 #elif defined(__AVX2__)
 
 using Quad = __m256i;
-inline Quad load_quad(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-inline Quad low_nibbles(Quad q) { return _mm256_and_si256(q, _mm256_set1_epi8(15)); }
-inline Quad high_nibbles(Quad q) { return _mm256_and_si256(_mm256_srli_epi16(q, 4), _mm256_set1_epi8(15)); }
+HERD_INLINE Quad load_quad(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
+HERD_INLINE Quad low_nibbles(Quad q) { return _mm256_and_si256(q, _mm256_set1_epi8(15)); }
+HERD_INLINE Quad high_nibbles(Quad q) { return _mm256_and_si256(_mm256_srli_epi16(q, 4), _mm256_set1_epi8(15)); }
 #if defined(__AVXVNNI__)
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = BITS == 8 ? 128 : 0;
   __m256i acc = _mm256_setzero_si256();
-  inline void add(Quad w, int32_t activations, int) {
+  HERD_INLINE void add(Quad w, int32_t activations, int) {
     acc = _mm256_dpbusd_avx_epi32(acc, w, _mm256_set1_epi32(activations));
   }
-  inline Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
+  HERD_INLINE Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
 };
 #else
 // Products are summed in 16 bits while they fit: 8 of 4-bit weights (8 * 2 * 15 * 127 = 30,480), 4 of 5-bit, 2 of 6-bit.
@@ -264,7 +266,7 @@ struct Dots {
   static constexpr int ZERO = 0;
   static constexpr int FIT = BITS == 4 ? 8 : BITS == 5 ? 4 : BITS == 6 ? 2 : 1;
   __m256i acc = _mm256_setzero_si256(), narrow = _mm256_setzero_si256();
-  inline void add(Quad w, int32_t activations, int step) {
+  HERD_INLINE void add(Quad w, int32_t activations, int step) {
     __m256i x = _mm256_set1_epi32(activations), products;
     if constexpr (BITS == 8) {
       __m256i is_signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
@@ -278,7 +280,7 @@ struct Dots {
       acc = step < FIT ? wide : _mm256_add_epi32(acc, wide);
     }
   }
-  inline Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
+  HERD_INLINE Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
 };
 #endif
 
@@ -287,16 +289,16 @@ struct Dots {
 struct Quad {
   uint8_t v[4 * LANES];
 };
-inline Quad load_quad(const uint8_t* p) {
+HERD_INLINE Quad load_quad(const uint8_t* p) {
   Quad out;
   std::memcpy(out.v, p, sizeof out.v);
   return out;
 }
-inline Quad low_nibbles(Quad q) {
+HERD_INLINE Quad low_nibbles(Quad q) {
   for (auto& b : q.v) b &= 15;
   return q;
 }
-inline Quad high_nibbles(Quad q) {
+HERD_INLINE Quad high_nibbles(Quad q) {
   for (auto& b : q.v) b >>= 4;
   return q;
 }
@@ -304,13 +306,13 @@ template <int BITS>
 struct Dots {
   static constexpr int ZERO = BITS == 8 ? 128 : 0;
   int32_t acc[LANES] = {};
-  inline void add(const Quad& w, int32_t activations, int) {
+  HERD_INLINE void add(const Quad& w, int32_t activations, int) {
     int8_t x[4];
     std::memcpy(x, &activations, 4);
     for (int row = 0; row < LANES; row++)
       for (int i = 0; i < 4; i++) acc[row] += int32_t(w.v[row * 4 + i]) * x[i];
   }
-  inline Part get() const {
+  HERD_INLINE Part get() const {
     Part out;
     for (int row = 0; row < LANES; row++) out.v[row] = float(acc[row]);
     return out;

@@ -1,0 +1,239 @@
+"""The native backend beside llama.cpp and ik_llama.cpp on the same files and threads, interleaved, medians.
+
+    python benchmarks/cpu.py --llama-cpp DIR [--ik-llama-cpp DIR] [--threads 2] [--rounds 5]
+
+DIR holds llama-bench, llama-batched-bench, llama-completion and llama-quantize. Build llama.cpp with
+`cmake -B build -DGGML_NATIVE=ON && cmake --build build`, ik_llama.cpp likewise. Without a folder its column is left
+empty. Each round probes memory bandwidth and multiply-adds first; a figure is the median over rounds.
+"""
+
+import argparse
+import json
+import re
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+
+from herd import native
+from herd.cli.common import open_model
+from herd.weights.convert import convert
+
+FORMATS = ("Q4_0", "Q4_1", "Q8_0", "Q4_K_M", "F16")
+# row -> (first bar against llama.cpp, goal against the better of both)
+BARS = {
+    "decode Q4_0": (1.2, 1.0), "decode Q4_1": (1.3, 1.0), "decode Q8_0": (1.2, 1.0), "decode Q4_K_M": (1.3, 1.0),
+    "decode F16": (1.05, 1.0), "decode Q4_0 at depth 4096": (1.6, 2.5), "prefill 512 Q4_1": (2.2, 1.5),
+    "prefill 512 Q4_0 at depth 4096": (1.8, 2.5), "decode in all, 16 sequences, Q4_0": (2.0, 3.0),
+    "start to first token (1/s)": (1.2, 2.0), "resident memory (1/MB)": (1.0, 1.25),
+}  # fmt: skip
+
+
+def run(command: list[str]) -> str:
+    """Standard output of a peer, or nothing when it fails."""
+    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    return done.stdout if done.returncode == 0 else ""
+
+
+def peer_bench(folder: str, file: Path, threads: int, more: list[str]) -> dict[str, float]:
+    """llama-bench: {'pp': ..., 'tg': ...} tokens a second."""
+    out = run([f"{folder}/llama-bench", "-m", str(file), "-t", str(threads), "-r", "1", "-o", "json", *more])
+    found: dict[str, float] = {}
+    for entry in json.loads(out or "[]"):
+        kind = "tg" if entry["n_gen"] and not entry["n_prompt"] else "pp" if not entry["n_gen"] else "gp"
+        found[kind] = max(found.get(kind, 0.0), entry["avg_ts"])
+    return found
+
+
+def batched(folder: str, file: Path, threads: int, more: list[str]) -> float:
+    """llama-batched-bench: tokens a second of 16 sequences that decode."""
+    command = [
+        f"{folder}/llama-batched-bench",
+        "-m",
+        str(file),
+        "-t",
+        str(threads),
+        "-c",
+        "16384",
+        "-b",
+        "2048",
+        "-ub",
+        "512",
+    ]
+    out = run([*command, "-npp", "128", "-ntg", "64", "-npl", "16", *more])
+    rows = re.findall(r"^\|\s*128 \|\s*64 \|\s*16 \|.*$", out, re.MULTILINE)
+    return float(rows[-1].split("|")[8]) if rows else 0.0
+
+
+def ours(file: Path, threads: int, **flags: int) -> dict[str, float]:
+    """`herd bench`."""
+    more = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    command = [
+        sys.executable,
+        "-m",
+        "herd",
+        "bench",
+        str(file),
+        "--threads",
+        str(threads),
+        "--repeat",
+        "1",
+        "--json",
+        *more,
+    ]
+    return json.loads(run(command))
+
+
+_WATCH = """
+import json, os, subprocess, sys, time
+begun = time.perf_counter()
+process = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+_, status, usage = os.wait4(process.pid, 0)
+print(json.dumps([time.perf_counter() - begun if status == 0 else 0.0, usage.ru_maxrss / 1024]))
+"""
+
+
+def started(command: list[str]) -> tuple[float, float]:
+    """Seconds that a command takes, and its peak resident memory in MB.
+
+    A small process starts it: a child's peak begins with its parent's, and this one's is large.
+    """
+    spent, memory = json.loads(run([sys.executable, "-c", _WATCH, *command]))
+    return spent, memory
+
+
+def main() -> None:
+    """Measure and print the table."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--llama-cpp", default="")
+    parser.add_argument("--ik-llama-cpp", default="")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=5)
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as scratch:
+        files = make_files(Path(scratch), args.llama_cpp)
+        figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
+        probes: list[tuple[float, float]] = []
+        for number in range(args.rounds):
+            print(f"round {number + 1} of {args.rounds}", file=sys.stderr)
+            probes.append(native.probe(args.threads))
+            measure(files, args, figures)
+        show(files, figures, probes, args)
+
+
+def make_files(scratch: Path, llama_cpp: str) -> dict[str, Path]:
+    """The default model in each format that can be made here."""
+    source = open_model("smollm2-135m")
+    files = {"Q4_1": source.path, "F16": scratch / "F16.gguf"}
+    convert(source, files["F16"], "gguf", "F16")
+    for fmt in ("Q4_0", "Q8_0", "Q4_K_M"):
+        path = scratch / f"{fmt}.gguf"
+        if llama_cpp:
+            run([f"{llama_cpp}/llama-quantize", str(files["F16"]), str(path), fmt, "2"])
+        elif fmt != "Q4_K_M":
+            run([sys.executable, "-m", "herd", "quantize", str(files["F16"]), str(path), "--format", fmt])
+        if path.exists():
+            files[fmt] = path
+    sizes = {fmt: path.stat().st_size for fmt, path in files.items()}
+    print("files: " + ", ".join(f"{fmt} {size / 2**20:.0f} MiB" for fmt, size in sizes.items()))
+    return files
+
+
+def measure(files: dict[str, Path], args: argparse.Namespace, figures: dict[str, dict[str, list[float]]]) -> None:
+    """One round of everything, herd and peers in turn."""
+    threads = args.threads
+    peers = [("llama.cpp", args.llama_cpp, []), ("ik_llama.cpp", args.ik_llama_cpp, ["-fa", "1", "-rtr", "1"])]
+    for fmt in FORMATS:
+        if fmt not in files:
+            continue
+        found = ours(files[fmt], threads, prompt=512, generate=128)
+        figures[f"decode {fmt}"]["herd"].append(found["decode_tokens_per_second"])
+        figures[f"prefill 512 {fmt}"]["herd"].append(found["prefill_tokens_per_second"])
+        for name, folder, more in peers:
+            if folder:
+                peer = peer_bench(folder, files[fmt], threads, ["-p", "512", "-n", "128", *more])
+                figures[f"decode {fmt}"][name].append(peer.get("tg", 0.0))
+                figures[f"prefill 512 {fmt}"][name].append(peer.get("pp", 0.0))
+    file = files["Q4_0"]
+    found = ours(file, threads, prompt=512, generate=32, depth=4096)
+    deep = "at depth 4096"
+    figures[f"decode Q4_0 {deep}"]["herd"].append(
+        ours(file, threads, prompt=0, generate=32, depth=4096)["decode_tokens_per_second"]
+    )
+    figures[f"prefill 512 Q4_0 {deep}"]["herd"].append(found["prefill_tokens_per_second"])
+    batch = "decode in all, 16 sequences, Q4_0"
+    figures[batch]["herd"].append(ours(file, threads, prompt=128, generate=64, batch=16)["decode_tokens_per_second"])
+    if args.llama_cpp:
+        peer = peer_bench(args.llama_cpp, file, threads, ["-p", "512", "-n", "32", "-d", "4096", "-fa", "0,1"])
+        figures[f"decode Q4_0 {deep}"]["llama.cpp"].append(peer.get("tg", 0.0))
+        figures[f"prefill 512 Q4_0 {deep}"]["llama.cpp"].append(peer.get("pp", 0.0))
+        figures[batch]["llama.cpp"].append(batched(args.llama_cpp, file, threads, []))
+    if args.ik_llama_cpp:
+        more = ["-p", "0", "-n", "0", "-gp", "4096,32", "-fa", "1", "-rtr", "1"]
+        peer = peer_bench(args.ik_llama_cpp, file, threads, more)
+        figures[f"decode Q4_0 {deep}"]["ik_llama.cpp"].append(peer.get("gp", 0.0))
+        figures[batch]["ik_llama.cpp"].append(batched(args.ik_llama_cpp, file, threads, ["-fa", "-rtr"]))
+    start(files["Q4_1"], args, figures)
+
+
+def start(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, list[float]]]) -> None:
+    """Process start to the end of the first token, and memory at the model's whole context."""
+    threads = str(args.threads)
+    herd = [sys.executable, "-m", "herd", "generate", "--raw", "Hello", "--model", str(file), "--max-tokens", "1"]
+    commands = {"herd": [*herd, "--temperature", "0", "--threads", threads]}
+    if args.llama_cpp:
+        tool = [
+            f"{args.llama_cpp}/llama-completion",
+            "-m",
+            str(file),
+            "-t",
+            threads,
+            "-p",
+            "Hello",
+            "-n",
+            "1",
+            "-no-cnv",
+        ]
+        commands["llama.cpp"] = [*tool, "--no-warmup", "--temp", "0"]
+    for name, command in commands.items():
+        spent, memory = started(command)
+        if spent:
+            figures["start to first token (1/s)"][name].append(1 / spent)
+            figures["resident memory (1/MB)"][name].append(1 / memory)
+
+
+def show(
+    files: dict[str, Path],
+    figures: dict[str, dict[str, list[float]]],
+    probes: list[tuple[float, float]],
+    args: argparse.Namespace,
+) -> None:
+    """Print the table in Markdown."""
+    bandwidth = statistics.median(p[0] for p in probes)
+    flops = statistics.median(p[1] for p in probes)
+    print(f"instruction sets: {', '.join(native.instruction_sets())}; {args.threads} threads, {args.rounds} rounds")
+    print(f"probe: {bandwidth / 1e9:.1f} GB/s read, {flops / 1e9:.0f} GFLOP/s in float multiply-adds\n")
+    print(
+        "| work (tokens/s) | herd | llama.cpp | ik_llama.cpp | herd / llama.cpp | herd / best | first bar | of the probe |"
+    )
+    print("|---|---|---|---|---|---|---|---|")
+    for row, columns in figures.items():
+        value = {name: statistics.median(numbers) for name, numbers in columns.items() if numbers}
+        mine, first = value["herd"], value.get("llama.cpp", 0.0)
+        best = max((v for name, v in value.items() if name != "herd"), default=0.0)
+        bar = BARS.get(row)
+        verdict = "" if bar is None or not first else f"{bar[0]}x {'met' if mine / first >= bar[0] else 'MISSED'}"
+        share = ""
+        for fmt, path in files.items():
+            if row == f"decode {fmt}" and path.exists():
+                share = f"{mine * path.stat().st_size / bandwidth:.0%} of bandwidth"
+        cells = [f"{value[name]:.4g}" if value.get(name) else "-" for name in ("herd", "llama.cpp", "ik_llama.cpp")]
+        ratios = [f"{mine / x:.2f}x" if x else "-" for x in (first, best)]
+        print(f"| {row} | {' | '.join([*cells, *ratios, verdict, share])} |")
+
+
+if __name__ == "__main__":
+    main()

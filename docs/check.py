@@ -1,0 +1,31 @@
+"""Check that every link in the documents leads somewhere and every `herd` command in them exists.
+
+python docs/check.py
+"""
+
+import re
+import sys
+from pathlib import Path
+
+from herd.cli import COMMANDS
+
+ROOT = Path(__file__).parents[1]
+
+
+def problems() -> list[str]:
+    """One line for each dead link or unknown command."""
+    found = []
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
+        text = page.read_text()
+        for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
+            if not link.startswith(("http://", "https://")) and not (page.parent / link).exists():
+                found.append(f"{page.relative_to(ROOT)}: dead link {link}")
+        for name in re.findall(r"(?:^|`|\| )\s*herd ([a-z]+)\b", text, re.MULTILINE):
+            if name not in COMMANDS:
+                found.append(f"{page.relative_to(ROOT)}: no command `herd {name}`")
+    return found
+
+
+if __name__ == "__main__":
+    print("\n".join(problems()) or "every link and command is there")
+    sys.exit(bool(problems()))

@@ -1,0 +1,25 @@
+"""Types of the compiled module; see csrc/binding.cpp."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+BLOCK: int
+
+def instruction_sets() -> list[str]: ...
+def probe_bandwidth(threads: int) -> float: ...
+def probe_flops(threads: int) -> float: ...
+
+class Decoder:
+    isa: str
+    embedding: NDArray[np.uint8]
+    def __init__(
+        self, layers: int, dim: int, ffn: int, heads: int, kv_heads: int, head_dim: int, vocab: int, eps: float,
+        frequencies: NDArray[np.float32], threads: int, blocks: int, isa: str,
+    ) -> None: ...  # fmt: skip
+    def add(
+        self, name: str, format: int, rows: int, columns: int, raw: NDArray[np.uint8], scale: NDArray[np.float32] | None
+    ) -> None: ...
+    def finish(self) -> None: ...
+    def step(self, rows: list[Any]) -> list[Any]: ...
