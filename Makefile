@@ -26,7 +26,7 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	$(BIN)/python benchmarks/torch_speed.py
-	$(BIN)/python benchmarks/tokenizers.py
+	$(BIN)/python benchmarks/tokenization.py
 
 # Peers' folders: make bench-cpu LLAMA_CPP=... IK_LLAMA_CPP=...
 bench-cpu: $(VENV)/.dev

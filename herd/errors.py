@@ -19,6 +19,10 @@ class FormatError(HerdError):
     """A file is not what it claims to be, is damaged, or uses a feature that herd does not run."""
 
 
+class NoTokenizerError(FormatError):
+    """A checkpoint has weights but no tokenizer beside them."""
+
+
 class DownloadError(HerdError):
     """A model could not be fetched whole."""
 

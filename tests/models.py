@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from herd.errors import FormatError
+from herd.errors import NoTokenizerError
 from herd.family import ModelConfig
 from herd.quant.dequantize import f32_to_bf16
 from herd.text.bpe import HFTokenizer
@@ -22,7 +22,7 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def no_tokenizer() -> Tokenizer:
-    raise FormatError("this checkpoint has no tokenizer")
+    raise NoTokenizerError("this checkpoint has no tokenizer")
 
 
 def random_checkpoint(config: ModelConfig, seed: int = 0, fmt: str = "F32", tokenizer: bool = True) -> Checkpoint:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from herd.errors import FormatError, first_line
+from herd.errors import FormatError, NoTokenizerError, first_line
 from herd.text.bpe import HFTokenizer
 
 _MAX_JSON = 100 << 20
@@ -33,7 +33,7 @@ def read_json(path: Path) -> dict[str, Any]:
 def sidecar_tokenizer(folder: Path) -> HFTokenizer:
     """The tokenizer of a Hugging Face folder, with its start token and its stop tokens."""
     if not (folder / "tokenizer.json").exists():
-        raise FormatError(f"{folder}: no tokenizer.json; put the model's tokenizer beside its weights")
+        raise NoTokenizerError(f"{folder}: no tokenizer.json; put the model's tokenizer beside its weights")
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
     stops: list[int] = []
     for name in ("generation_config.json", "config.json"):

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from herd.errors import FormatError
+from herd.errors import FormatError, NoTokenizerError
 from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import GGUF_TYPES, REFUSED_GGUF_TYPES, number_format
 from herd.text.bpe import HFTokenizer
@@ -261,6 +261,8 @@ def _rope_scaling(metadata: dict[str, Any], rope: Tensor | None, head_dim: int, 
 def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
     prefix = "tokenizer.ggml."
     model = metadata.get(prefix + "model")
+    if model is None:
+        raise NoTokenizerError(f"{where}: no tokenizer in the file")
     if model != "gpt2":
         raise FormatError(f"{where}: tokenizer {model!r}; herd reads byte-level BPE vocabularies ('gpt2')")
     lists: dict[str, list[Any]] = {}
@@ -360,7 +362,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         values["tokenizer.chat_template"] = checkpoint.chat_template
     try:
         tokenizer = checkpoint.tokenizer
-    except FormatError:
+    except NoTokenizerError:
         return values  # a checkpoint without a tokenizer stays one
     if isinstance(tokenizer, TiktokenTokenizer):
         tokenizer = HFTokenizer(json.loads(tokenizer.to_json()))

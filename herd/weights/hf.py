@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from herd.errors import FormatError, first_line
+from herd.errors import FormatError, NoTokenizerError, first_line
 from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import number_format
 from herd.text.bpe import LLAMA3_SPECIAL
@@ -358,7 +358,7 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, formats: dict[str, str
         }  # fmt: skip
     try:
         tokenizer: Tokenizer | None = checkpoint.tokenizer
-    except FormatError:
+    except NoTokenizerError:
         tokenizer = None
     if tokenizer is not None:
         stops = sorted(tokenizer.stop_ids)

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from herd.errors import FormatError
+from herd.errors import FormatError, NoTokenizerError
 from herd.family import ModelConfig, RopeScaling
 from herd.text.bpe import HFTokenizer, TiktokenTokenizer
 from herd.text.tokenizer import Tokenizer
@@ -203,7 +203,7 @@ def write_meta(
         (folder / "chat_template.jinja").write_text(checkpoint.chat_template)
     try:
         tokenizer = checkpoint.tokenizer
-    except FormatError:
+    except NoTokenizerError:
         return
     if isinstance(tokenizer, HFTokenizer) and (ranks := tokenizer.tiktoken_ranks()) is not None:
         tokenizer = TiktokenTokenizer(ranks)

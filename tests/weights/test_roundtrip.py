@@ -170,6 +170,20 @@ def test_metas_tokenizer_survives_all_formats(meta_tokenizer, tmp_path):
         assert opened.stop_ids == meta_tokenizer.stop_ids
 
 
+def test_a_broken_tokenizer_stops_a_conversion(tmp_path):
+    """A missing tokenizer is carried over as missing; a broken one must not vanish in silence."""
+    source = random_checkpoint(shape("tiny"))
+
+    def broken():
+        raise FormatError("this tokenizer is damaged")
+
+    source.load_tokenizer = broken
+    for kind, name in (("hf", "a"), ("meta", "b"), ("gguf", "c.gguf")):
+        with pytest.raises(FormatError, match="damaged"):
+            convert(source, tmp_path / name, kind)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_targets_and_refusals(tmp_path):
     source = random_checkpoint(shape("tiny"))
     assert target_kind(tmp_path / "a.gguf", None) == "gguf"
@@ -220,8 +234,8 @@ def fake(shape):
     row = np.arange(shape[-1], dtype=np.uint16).view(np.uint8)
     return Tensor("BF16", shape, lambda a, b: np.broadcast_to(row, (b - a, len(row))))
 def none():
-    from herd.errors import FormatError
-    raise FormatError("none")
+    from herd.errors import NoTokenizerError
+    raise NoTokenizerError("none")
 tensors = {n: fake(s) for n, s in config.tensor_shapes().items()}
 write_hf(Path(sys.argv[2]), Checkpoint(Path("x"), "x", config, tensors, none), dict.fromkeys(tensors, "BF16"), _chunks,
          lambda _: None, shard_bytes=500_000_000)

@@ -1,6 +1,6 @@
 """Tokenizers on 10 MB of text in eight languages: Meta's through herd and through tiktoken itself, and a GGUF one.
 
-python benchmarks/tokenizers.py [--rounds 5]
+python benchmarks/tokenization.py [--rounds 5]
 """
 
 import argparse
