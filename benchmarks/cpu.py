@@ -33,7 +33,10 @@ BARS = {
 
 def run(command: list[str]) -> str:
     """Standard output of a peer, or nothing when it fails."""
-    done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+    with tempfile.TemporaryDirectory() as scratch:  # some peers write logs where they stand
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=scratch
+        )
     return done.stdout if done.returncode == 0 else ""
 
 
