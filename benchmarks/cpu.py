@@ -115,6 +115,9 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     args = parser.parse_args()
+    args.llama_cpp, args.ik_llama_cpp = (
+        folder and str(Path(folder).resolve()) for folder in (args.llama_cpp, args.ik_llama_cpp)
+    )
     with tempfile.TemporaryDirectory() as scratch:
         files = make_files(Path(scratch), args.llama_cpp)
         figures: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
