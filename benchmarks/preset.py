@@ -49,7 +49,7 @@ SYSTEMS = {
     "helpful": "You are a helpful assistant.",
     "concise": "You are a helpful assistant. Answer briefly and correctly.",
 }
-SAMPLINGS = [(0.0, 1.0), (0.2, 0.9), (0.6, 0.9)]
+SAMPLINGS = [(0.0, 1.0), (0.1, 0.9), (0.2, 0.9), (0.6, 0.9)]
 
 
 def main() -> None:

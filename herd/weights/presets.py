@@ -20,7 +20,7 @@ _LLAMA = Preset()
 # Chosen over 60 plain questions with benchmarks/preset.py; figures in docs/reference/benchmarks.md.
 _SMOLLM = Preset(
     system="You are a helpful assistant. Answer briefly and correctly.",
-    temperature=0.2,
+    temperature=0.1,
     top_p=0.9,
     note=(
         "SmolLM2-135M is a small model to start with: quick, friendly, often wrong. For a better one, try "
