@@ -86,16 +86,13 @@ def command(
             for answer in prompter.answers(engine, request):
                 print(msgspec.json.encode(answer).decode())
             return
-        for event in engine.generate(request):
-            if request.params.n == 1:
-                print(event.text, end="", flush=True)
-            elif event.finish_reason:
-                break
         if request.params.n > 1:
             for answer in prompter.answers(engine, request):
                 print(f"[{answer['index']}] {answer['text']}")
-        else:
-            print()
+            return
+        for event in engine.generate(request):
+            print(event.text, end="", flush=True)
+        print()
 
 
 def _progress() -> Any:

@@ -80,10 +80,7 @@ def calibrate(
 ) -> dict[str, NDArray[np.float32]]:
     """Second moments of each matrix's inputs on up to 32,768 tokens of `text`. Needs torch."""
     try:
-        import torch
-
-        from herd.model.calibrate import input_moments
-        from herd.model.llama import from_checkpoint
+        from herd.model.calibrate import checkpoint_moments
     except ImportError as error:
         raise MissingDependencyError("--calibrate runs the model in torch; pip install 'llama-herd[torch]'") from error
     tokens = source.tokenizer.encode(text)
@@ -93,8 +90,7 @@ def calibrate(
     step = max(1, len(chunks) // _CHUNKS)
     chunks = chunks[::step][:_CHUNKS]
     done = iter(range(1, len(chunks) + 1))
-    model = from_checkpoint(source.config, source.tensors, torch.float32)
-    return input_moments(model, chunks, lambda _: progress(next(done), len(chunks)))
+    return checkpoint_moments(source, chunks, lambda _: progress(next(done), len(chunks)))
 
 
 def write(

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from herd.family import ModelConfig
-from herd.model.llama import Transformer
+from herd.model.llama import Transformer, from_checkpoint
+from herd.weights.checkpoint import Checkpoint
 
 MAX_BYTES = 4 << 30
 
@@ -18,6 +19,13 @@ def moments_fit(config: ModelConfig) -> bool:
     """Whether full moments of all layers fit the memory that calibration allows itself."""
     wide = 3 * config.dim**2 + config.ffn_dim**2
     return config.layers * wide * 4 <= MAX_BYTES
+
+
+def checkpoint_moments(
+    source: Checkpoint, chunks: list[list[int]], progress: Callable[[int], None] = lambda _: None
+) -> dict[str, NDArray[np.float32]]:
+    """`input_moments` of a checkpoint's model in float32."""
+    return input_moments(from_checkpoint(source.config, source.tensors, torch.float32), chunks, progress)
 
 
 @torch.inference_mode()

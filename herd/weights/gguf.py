@@ -297,11 +297,10 @@ def write_gguf(
     formats: dict[str, str],
     chunks: Callable[[Tensor, str], Iterator[bytes]],
     progress: Callable[[int], None],
-    extra: dict[str, Any] | None = None,
 ) -> None:
     """Write `checkpoint` with tensor `name` in format `formats[name]`, its bytes made by `chunks`, one part at a time."""
     config = checkpoint.config
-    metadata = {**_metadata(checkpoint), **(extra or {})}
+    metadata = _metadata(checkpoint)
     shapes = config.tensor_shapes()
     rope = rope_factors(config)
     entries = [(from_canonical(name, "gguf"), shape, formats[name]) for name, shape in shapes.items()]
