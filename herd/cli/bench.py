@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from herd.cli.common import BackendFlag, DeviceFlag, DtypeFlag, Model, ThreadsFlag, open_model
+from herd.cli.common import BackendFlag, DeviceFlag, DtypeFlag, KvCacheFlag, Model, ThreadsFlag, open_model
 from herd.engine.bench import bench
 from herd.engine.open import open_backend
 from herd.weights.hub import DEFAULT_MODEL
@@ -29,11 +29,18 @@ def command(
     backend: BackendFlag = "auto",
     device: DeviceFlag = None,
     dtype: DtypeFlag = None,
+    kv_cache: KvCacheFlag = None,
 ) -> None:
     checkpoint = open_model(model)
     tokens = batch * (depth + prompt + generate + 32)
     opened = open_backend(
-        checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=max(tokens, 32)
+        checkpoint,
+        backend,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        cache_tokens=max(tokens, 32),
+        kv_cache=kv_cache,
     )
     found = {"model": str(checkpoint.path), **bench(
         opened, prompt=prompt, generate=generate, depth=depth, batch=batch, repeat=repeat

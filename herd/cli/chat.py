@@ -17,6 +17,7 @@ from herd.cli.common import (
     ContextFlag,
     DeviceFlag,
     DtypeFlag,
+    KvCacheFlag,
     MaxTokensFlag,
     Model,
     SeedFlag,
@@ -53,6 +54,7 @@ def command(
     dtype: DtypeFlag = None,
     threads: ThreadsFlag = None,
     context: ContextFlag = None,
+    kv_cache: KvCacheFlag = None,
 ) -> None:
     checkpoint = open_model(model)
     preset = preset_for(checkpoint.config)
@@ -71,7 +73,10 @@ def command(
     params.check(checkpoint.config.vocab)
     spoken = preset.system if system is None else system
     dialog = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
-    with open_engine(checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context) as engine:
+    opened = open_engine(
+        checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context, kv_cache=kv_cache
+    )
+    with opened as engine:
         conversation = Conversation(engine, dialog, params, [Message("system", spoken)] if spoken else [])
         if sys.stdin.isatty() and sys.stdout.isatty():
             from herd.cli.terminal import Terminal

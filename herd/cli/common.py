@@ -23,6 +23,9 @@ ThreadsFlag = Annotated[Optional[int], typer.Option(help="CPU threads. Default: 
 ContextFlag = Annotated[
     Optional[int], typer.Option(help="Tokens of key-value cache. Default: the model's context, at most 8192.")
 ]
+KvCacheFlag = Annotated[
+    Optional[str], typer.Option(help="Numbers in the key-value cache: f16, or int8 in half the memory.")
+]
 TemperatureFlag = Annotated[Optional[float], typer.Option(help="0 is greedy. Default: the model's preset.")]
 TopPFlag = Annotated[Optional[float], typer.Option(help="Sample from the likeliest tokens of this total probability.")]
 TopKFlag = Annotated[Optional[int], typer.Option(help="Sample from this many likeliest tokens; 0 is all.")]

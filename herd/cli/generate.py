@@ -22,6 +22,7 @@ from herd.cli.common import (
     ContextFlag,
     DeviceFlag,
     DtypeFlag,
+    KvCacheFlag,
     MaxTokensFlag,
     SeedFlag,
     TemperatureFlag,
@@ -61,6 +62,7 @@ def command(
     dtype: DtypeFlag = None,
     threads: ThreadsFlag = None,
     context: ContextFlag = None,
+    kv_cache: KvCacheFlag = None,
 ) -> None:
     if sum(x is not None for x in (prompt, file, batch)) > 1:
         raise ConfigError("give one of a prompt, --file and --batch")
@@ -74,7 +76,10 @@ def command(
     prompter = Prompter(checkpoint, raw=raw, system=system, config=config, flags=flags)
     if batch is None and prompt is None:
         prompt = prompter.read_prompt(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
-    with open_engine(checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context) as engine:
+    opened = open_engine(
+        checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context, kv_cache=kv_cache
+    )
+    with opened as engine:
         if batch is not None and out is not None:
             with _progress() as progress:
                 run_batch(engine, prompter, batch, out, progress)

@@ -13,7 +13,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from herd.cli.common import BackendFlag, DeviceFlag, DtypeFlag, Model, ThreadsFlag, open_model
+from herd.cli.common import BackendFlag, DeviceFlag, DtypeFlag, KvCacheFlag, Model, ThreadsFlag, open_model
 from herd.engine.batch import Prompter
 from herd.engine.open import open_backend
 from herd.engine.perplexity import perplexity
@@ -29,11 +29,18 @@ def command(
     backend: BackendFlag = "auto",
     device: DeviceFlag = None,
     dtype: DtypeFlag = None,
+    kv_cache: KvCacheFlag = None,
 ) -> None:
     text = Prompter.read_prompt(file)
     checkpoint = open_model(model)
     opened = open_backend(
-        checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=max(context, 32)
+        checkpoint,
+        backend,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        cache_tokens=max(context, 32),
+        kv_cache=kv_cache,
     )
 
     def progress(done: int, total: int, so_far: float) -> None:

@@ -1,4 +1,4 @@
-"""Make a checkpoint smaller: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1 (GGUF) or FP8 as Meta published its 405B (Hugging Face).
+"""Make a checkpoint smaller: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q4_K_M, Q5_K_M (GGUF) or FP8 as Meta published its 405B (Hugging Face).
 
 With --calibrate FILE, text like what the model will read, Q4_0, Q4_1 and Q8_0 lose much less.
 
@@ -24,9 +24,17 @@ from herd.weights.open import open_checkpoint
 def command(
     source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, best in 16 bits.")],
     out: Annotated[Path, typer.Argument(metavar="OUT", help="A .gguf file, or for FP8 a folder.")],
-    format: Annotated[str, typer.Option(help="Q8_0 (int8), Q4_0 (int4), Q4_1, Q5_0, Q5_1 or F8_E4M3 (fp8).")],
+    format: Annotated[
+        str,
+        typer.Option(
+            help="Q8_0 (int8), Q4_0 (int4), Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q4_K_M, Q5_K_M or F8_E4M3 (fp8)."
+        ),
+    ],
     calibrate: Annotated[Optional[Path], typer.Option(help="A text file; needs torch.")] = None,
-    embedding: Annotated[str, typer.Option(help="Format of the embedding and the output head.")] = "Q8_0",
+    embedding: Annotated[
+        Optional[str],
+        typer.Option(help="Format of the embedding and the output head. Default: Q8_0, or Q6_K with k-formats."),
+    ] = None,
     report: Annotated[bool, typer.Option("--report", help="Show size, error of each tensor, speed.")] = False,
     text: Annotated[
         Optional[Path], typer.Option(help="With --report: perplexity on this text, before and after.")

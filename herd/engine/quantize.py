@@ -17,6 +17,10 @@ from herd.weights.checkpoint import Checkpoint, Tensor
 from herd.weights.convert import convert
 
 ALIASES = {"int8": "Q8_0", "int4": "Q4_0", "fp8": "F8_E4M3"}
+# llama.cpp's mixtures: a format, and the one that values and half of the layers' down projections have instead.
+MIXTURES = {"Q4_K_M": ("Q4_K", "Q6_K"), "Q5_K_M": ("Q5_K", "Q6_K")}
+# What a row gets that blocks of 256 do not divide.
+_NARROW = {"Q4_K": "Q5_0", "Q5_K": "Q5_1", "Q6_K": "Q8_0"}
 _CHUNK, _CHUNKS = 512, 64
 
 
@@ -24,18 +28,22 @@ def quantized(
     source: Checkpoint,
     fmt: str,
     moments: Mapping[str, NDArray[np.float32]] | None = None,
-    embedding: str = "Q8_0",
+    embedding: str | None = None,
 ) -> Checkpoint:
     """`source` with its matrices in `fmt`; tensors are quantized as they are read.
 
     FP8 is Meta's recipe: the feed-forward matrices of all layers but the first and the last. Other formats take all
-    matrices of the layers; embedding and output head are in format `embedding`, Q8_0 as llama.cpp keeps them.
+    matrices of the layers; embedding and output head are in format `embedding`, by default Q8_0, or Q6_K with a
+    k-format, as llama.cpp keeps them.
     """
     fmt = ALIASES.get(fmt, fmt)
+    mixture = MIXTURES.get(fmt)
+    fmt = mixture[0] if mixture else fmt
+    embedding = embedding or ("Q6_K" if fmt.endswith("_K") else "Q8_0")
     if embedding not in WRITTEN:
         raise ConfigError(f"--embedding {embedding}: expected one of {', '.join(WRITTEN)}")
     if fmt != "F8_E4M3" and fmt not in WRITTEN:
-        raise ConfigError(f"--format {fmt}: expected one of {', '.join((*WRITTEN, 'F8_E4M3', *ALIASES))}")
+        raise ConfigError(f"--format {fmt}: expected one of {', '.join((*WRITTEN, *MIXTURES, 'F8_E4M3', *ALIASES))}")
     config = source.config
     tensors: dict[str, Tensor] = {}
     for name, tensor in source.tensors.items():
@@ -45,6 +53,10 @@ def quantized(
             tensors[name] = _fp8(tensor) if inside and middle and ".feed_forward." in name else tensor
         elif inside or name in ("tok_embeddings.weight", "output.weight"):
             target = fmt if inside else embedding
+            if inside and mixture and _matters(name, config.layers):
+                target = mixture[1]
+            if tensor.shape[1] % 256:
+                target = _NARROW.get(target, target)
             if tensor.shape[1] % 32:
                 raise ConfigError(
                     f"tensor {name} has rows of {tensor.shape[1]} weights; {target} needs a multiple of 32"
@@ -53,6 +65,15 @@ def quantized(
         else:
             tensors[name] = tensor
     return replace(source, tensors=tensors)
+
+
+def _matters(name: str, layers: int) -> bool:
+    """Whether llama.cpp's mixtures give a matrix more bits: of values and down projections the first and last eighth of
+    the layers, and every third between (its use_more_bits).
+    """
+    layer = int(name.split(".")[1])
+    chosen = layer < layers // 8 or layer >= 7 * layers // 8 or (layer - layers // 8) % 3 == 2
+    return chosen and name.endswith(("attention.wv.weight", "feed_forward.w2.weight"))
 
 
 def _blocks(tensor: Tensor, fmt: str, moments: NDArray[np.float32] | None) -> Tensor:
@@ -99,7 +120,7 @@ def write(
     fmt: str,
     progress: Callable[[int], None],
     calibration: str | None = None,
-    embedding: str = "Q8_0",
+    embedding: str | None = None,
 ) -> None:
     """Quantize to a .gguf file, or for FP8 to a Hugging Face folder."""
     fp8 = ALIASES.get(fmt, fmt) == "F8_E4M3"

@@ -36,8 +36,9 @@ def converted_formats(checkpoint: Checkpoint) -> set[str]:
     return {tensor.format for tensor in checkpoint.tensors.values()} - set(_DIRECT)
 
 
-def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "") -> _native.Decoder:
-    """A decoder with a checkpoint's weights packed; `blocks` is the size of its cache, `isa` "" for the best.
+def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv_cache: str = "f16") -> _native.Decoder:
+    """A decoder with a checkpoint's weights packed; `blocks` is the size of its cache, `kv_cache` that of a number in it (f16 or
+    int8), `isa` "" for the best.
 
     Raises ConfigError for a shape or an instruction set it cannot run.
     """
@@ -50,7 +51,7 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "") ->
     try:
         decoder = _native.Decoder(
             config.layers, config.dim, config.ffn_dim, config.heads, config.kv_heads, config.head_dim, config.vocab,
-            config.norm_eps, frequencies, threads, blocks, isa,
+            config.norm_eps, frequencies, threads, blocks, isa, kv_cache == "int8",
         )  # fmt: skip
         for name, tensor in _with_output(checkpoint):
             _add(decoder, name, tensor)

@@ -16,7 +16,7 @@ class Decoder:
     embedding: NDArray[np.uint8]
     def __init__(
         self, layers: int, dim: int, ffn: int, heads: int, kv_heads: int, head_dim: int, vocab: int, eps: float,
-        frequencies: NDArray[np.float32], threads: int, blocks: int, isa: str,
+        frequencies: NDArray[np.float32], threads: int, blocks: int, isa: str, int8_cache: bool,
     ) -> None: ...  # fmt: skip
     def add(
         self, name: str, format: int, rows: int, columns: int, raw: NDArray[np.uint8], scale: NDArray[np.float32] | None

@@ -1,15 +1,18 @@
 """float32 -> blocks of a quantized format, in numpy: plainly, as ggml rounds, or with what calibration says matters.
 
-Plain rounding equals ggml's `quantize_row_*_ref` bit for bit. With second moments of the inputs, a block's scale is
+Plain rounding of blocks of 32 equals ggml's `quantize_row_*_ref` bit for bit; blocks of 256 are in k_quants.py. With second moments of the inputs, a block's scale is
 searched for and the error of each column is made up for in the columns after it (GPTQ, arXiv 2210.17323).
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from herd.errors import ConfigError
+from herd.quant.formats import FORMATS
+from herd.quant.k_quants import quantize_k
 
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
@@ -27,7 +30,7 @@ def quantize(values: Floats, name: str) -> Bytes:
     if name not in _PLAIN:
         raise ConfigError(f"--format {name}: herd quantizes to {', '.join(_PLAIN)} and F8_E4M3")
     rows = values.shape[0]
-    blocks = np.ascontiguousarray(values, np.float32).reshape(-1, 32)
+    blocks = np.ascontiguousarray(values, np.float32).reshape(-1, FORMATS[name].block)
     with np.errstate(divide="ignore", invalid="ignore"):
         return _PLAIN[name](blocks).reshape(rows, -1)
 
@@ -95,6 +98,7 @@ def _q5_1(blocks: Floats) -> Bytes:
 
 _PLAIN: dict[str, Callable[[Floats], Bytes]] = {
     "Q8_0": _q8_0, "Q4_0": _q4_0, "Q4_1": _q4_1, "Q5_0": _q5_0, "Q5_1": _q5_1,
+    **{name: partial(quantize_k, name=name) for name in ("Q4_K", "Q5_K", "Q6_K")},
 }  # fmt: skip
 WRITTEN = tuple(_PLAIN)
 

@@ -1,6 +1,7 @@
 """The C++ decoder against the torch reference: every format, odd shapes, every instruction set, every batch."""
 
 import dataclasses
+import functools
 from functools import partial
 
 import gguf
@@ -143,8 +144,7 @@ def test_results_do_not_depend_on_batch_blocks_chunks_or_threads(data):
     """Bit for bit: whatever is computed beside a sequence, in which blocks, in which chunks, on how many threads."""
     prompts = data.draw(st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=200), min_size=1, max_size=5))
     order = data.draw(st.permutations(range(100)))
-    threads = data.draw(st.sampled_from([1, 2, 3]))
-    alone_backend, backend = _pair(threads)
+    alone_backend, backend = _pair(data.draw(st.sampled_from([1, 2, 3])), data.draw(st.sampled_from(["f16", "int8"])))
     expected = []
     for prompt in prompts:
         blocks = list(range(-(-len(prompt) // 16)))
@@ -170,15 +170,21 @@ def test_results_do_not_depend_on_batch_blocks_chunks_or_threads(data):
     assert last == expected
 
 
-_BACKENDS: dict[int, NativeBackend] = {}
+@functools.cache
+def _pair(threads: int, kv_cache: str) -> tuple[NativeBackend, NativeBackend]:
+    checkpoint = in_format(random_checkpoint(small()), "Q4_1")
+    alone, together = (NativeBackend(checkpoint, threads=n, cache_tokens=1600, kv_cache=kv_cache) for n in (1, threads))
+    return alone, together
 
 
-def _pair(threads: int) -> tuple[NativeBackend, NativeBackend]:
-    for n in (1, threads + 10):
-        if n not in _BACKENDS:
-            checkpoint = in_format(random_checkpoint(small()), "Q4_1")
-            _BACKENDS[n] = NativeBackend(checkpoint, threads=max(1, n - 10), cache_tokens=1600)
-    return _BACKENDS[1], _BACKENDS[threads + 10]
+def test_a_cache_of_bytes_costs_little():
+    checkpoint = random_checkpoint(small())
+    exact, small_cache = (
+        log_probabilities(NativeBackend(checkpoint, threads=2, kv_cache=kv), TOKENS) for kv in ("f16", "int8")
+    )
+    assert 0 < np.abs(exact - small_cache).mean() < 0.01
+    with pytest.raises(ConfigError, match="f16, int8"):
+        NativeBackend(checkpoint, kv_cache="q3")
 
 
 @settings(max_examples=150, deadline=None)

@@ -1,5 +1,6 @@
-"""The decoder's own C++ check, plain and under the address, undefined-behaviour and thread sanitizers."""
+"""The decoder's own C++ check: plain, under the sanitizers, and for another processor in an emulator."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -14,15 +15,31 @@ BUILDS = {
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", BUILDS)
-def test_native_check(name, tmp_path):
-    flags = BUILDS[name]
-    configure = ["cmake", "-S", ROOT, "-B", tmp_path, "-DHERD_CHECK=ON", "-DCMAKE_BUILD_TYPE=None", "-DHERD_WERROR="]
+def build(where, flags, *more):
+    configure = ["cmake", "-S", ROOT, "-B", where, "-DHERD_CHECK=ON", "-DCMAKE_BUILD_TYPE=None", *more]
     subprocess.run(
         [*configure, f"-DCMAKE_CXX_FLAGS={flags}", f"-DCMAKE_EXE_LINKER_FLAGS={flags}"], check=True, capture_output=True
     )
-    subprocess.run(["cmake", "--build", tmp_path, "--target", "herd_check", "-j2"], check=True, capture_output=True)
-    done = subprocess.run([tmp_path / "herd_check"], capture_output=True, text=True, timeout=1200)
+    subprocess.run(["cmake", "--build", where, "--target", "herd_check", "-j2"], check=True, capture_output=True)
+    return where / "herd_check"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BUILDS)
+def test_native_check(name, tmp_path):
+    check = build(tmp_path, BUILDS[name], "-DHERD_WERROR=")
+    done = subprocess.run([check], capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "portable agrees" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    not (shutil.which("aarch64-linux-gnu-g++") and shutil.which("qemu-aarch64-static")),
+    reason="needs Debian's g++-aarch64-linux-gnu and qemu-user-static",
+)
+def test_neon_in_an_emulator(tmp_path):
+    target = ("SYSTEM_NAME=Linux", "SYSTEM_PROCESSOR=aarch64", "CXX_COMPILER=aarch64-linux-gnu-g++")
+    check = build(tmp_path, "-O2 -static", *(f"-DCMAKE_{setting}" for setting in target))
+    done = subprocess.run(["qemu-aarch64-static", check, "neon"], capture_output=True, text=True, timeout=1200)
+    assert (done.returncode, done.stdout) == (0, "neon agrees\n"), done.stderr

@@ -10,7 +10,8 @@ from herd.engine.request import TokenLogprob
 from herd.errors import ConfigError
 from herd.weights.checkpoint import Checkpoint
 
-_BYTES_AN_ELEMENT = 2  # the cache is float16
+CACHES = {"f16": 2.0, "int8": 1.0}
+"""Number formats of the key-value cache, and bytes of an element (int8 has 4 more bytes a vector, its scale)."""
 
 
 class NativeBackend:
@@ -19,22 +20,25 @@ class NativeBackend:
     name = "native"
 
     def __init__(
-        self, checkpoint: Checkpoint, *, cache_tokens: int = 8192, threads: int | None = None, isa: str = ""
-    ) -> None:
+        self, checkpoint: Checkpoint, *, cache_tokens: int = 8192, threads: int | None = None, isa: str = "",
+        kv_cache: str = "f16",
+    ) -> None:  # fmt: skip
         threads = threads or len(os.sched_getaffinity(0))
         if threads > 4 * (os.cpu_count() or 1):
             raise ConfigError(f"threads is {threads}; this machine has {os.cpu_count()} cores")
+        if kv_cache not in CACHES:
+            raise ConfigError(f"kv cache {kv_cache!r}: expected one of {', '.join(CACHES)}")
         self.config = checkpoint.config
         self.block_size = native.BLOCK
         self.block_count = max(1, -(-cache_tokens // native.BLOCK))
-        size = checkpoint.config.kv_bytes_per_token(_BYTES_AN_ELEMENT) * self.block_count * native.BLOCK
+        size = checkpoint.config.kv_bytes_per_token(CACHES[kv_cache]) * self.block_count * native.BLOCK
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         if size > total:
             raise ConfigError(
                 f"a cache of {cache_tokens:,} tokens takes {size / 2**30:.1f} GiB; this machine has {total / 2**30:.1f} GiB; "
                 "use a smaller --context"
             )
-        self._decoder = native.load(checkpoint, threads=threads, blocks=self.block_count, isa=isa)
+        self._decoder = native.load(checkpoint, threads=threads, blocks=self.block_count, isa=isa, kv_cache=kv_cache)
         checkpoint.forget()
         self.threads = threads
         self.isa: str = self._decoder.isa

@@ -106,17 +106,17 @@ NB_MODULE(_native, m) {
         nb::call_guard<nb::gil_scoped_release>());
   m.def("instruction_sets", [] {
     nb::list names;
-    for (const char* name : {"avx512", "avxvnni", "avx2", "portable"})
+    for (const char* name : {"avx512", "avxvnni", "avx2", "neon", "portable"})
       if (choose_kernels(name)) names.append(name);
     return names;
   });
   nb::class_<Decoder>(m, "Decoder", nb::dynamic_attr())
       .def("__init__",
            [](Decoder* self, int layers, int dim, int ffn, int heads, int kv_heads, int head_dim, int vocab, float eps,
-              Array<float> frequencies, int threads, int blocks, const std::string& isa) {
+              Array<float> frequencies, int threads, int blocks, const std::string& isa, bool int8_cache) {
              Shape shape{layers, dim, ffn, heads, kv_heads, head_dim, vocab, eps,
                          std::vector<float>(frequencies.data(), frequencies.data() + frequencies.size())};
-             new (self) Decoder(std::move(shape), threads, blocks, isa.c_str());
+             new (self) Decoder(std::move(shape), threads, blocks, isa.c_str(), int8_cache);
            })
       .def("add",
            [](Decoder& self, const std::string& name, int format, int rows, int columns, Array<uint8_t> raw,

@@ -29,16 +29,16 @@ Memory::~Memory() {
   if (data_) munmap(data_, bytes_);
 }
 
-Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa)
-    : shape_(std::move(shape)), k_(choose_kernels(isa)), blocks_(blocks) {
+Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache)
+    : shape_(std::move(shape)), k_(choose_kernels(isa)), int8_cache_(int8_cache), blocks_(blocks) {
   if (!k_) throw std::invalid_argument("this processor or build does not have that instruction set");
   if (shape_.head_dim % 16) throw std::invalid_argument("head_dim is not a multiple of 16; use --backend torch");
   pool_ = std::make_unique<Pool>(threads);
   layers_ = std::vector<Layer>(size_t(shape_.layers));
-  block_halves_ = size_t(shape_.kv_heads) * size_t(shape_.head_dim) * BLOCK * 2;
-  layer_halves_ = block_halves_ * size_t(blocks);
-  cache_ = Memory(layer_halves_ * size_t(shape_.layers) * sizeof(uint16_t));
-  counters_ = std::vector<std::atomic<int>>(size_t(shape_.layers) * 8 + 4096);
+  block_bytes_ = size_t(shape_.kv_heads) * head_bytes(shape_.head_dim, int8_cache);
+  layer_bytes_ = block_bytes_ * size_t(blocks);
+  cache_ = Memory(layer_bytes_ * size_t(shape_.layers));
+  counters_ = std::vector<std::atomic<int>>(size_t(shape_.layers) * 10 + 4096);
   for (int i = 0; i < threads; i++) scratch_.push_back(std::make_unique<Scratch>());
   shared_ = std::make_unique<Scratch>();
 }

@@ -69,7 +69,7 @@ struct StepResult {
 
 class Decoder {
  public:
-  Decoder(Shape shape, int threads, int blocks, const char* isa);
+  Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache = false);
   ~Decoder();
   // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows].
   void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale);
@@ -97,9 +97,10 @@ class Decoder {
   void forward(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void layer(int thread, int index, const std::vector<StepRow>& rows);
   void heads(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
-  void attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint16_t* cache);
+  void attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint8_t* cache);
   void mixed(int token, float* out) const;
-  void keep(int part, int token, int first, const float* values, const std::vector<StepRow>& rows, uint16_t* cache);
+  void keep(int part, int token, int first, const float* values, uint8_t* cache);
+  void keep_int8(int token, int head, uint8_t* cache) const;
   void report(const StepRow& row, int index, const float* logits, StepResult& result, Scratch& scratch) const;
   template <class F>
   void share(int thread, int count, F&& work);
@@ -119,12 +120,13 @@ class Decoder {
   std::vector<float> embedding_scale_;
   std::vector<float> norm_;
   Memory cache_;
-  size_t layer_halves_ = 0, block_halves_ = 0;
+  bool int8_cache_;
+  size_t layer_bytes_ = 0, block_bytes_ = 0;
   int blocks_;
 
   // One step's state, shared by the threads.
   int total_ = 0;
-  std::vector<float> x_, q_, mixed_, h_, rope_, partial_, logits_;
+  std::vector<float> x_, q_, kv_, mixed_, h_, rope_, partial_, logits_;
   std::vector<int> position_, row_of_, block_;
   struct Wanted {
     int token, row, target;  // target -1: sample

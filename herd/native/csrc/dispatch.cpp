@@ -3,6 +3,10 @@
 
 #include "kernels.h"
 
+#if defined(__aarch64__) && defined(__linux__)
+#include <sys/auxv.h>
+#endif
+
 namespace herd {
 
 const Kernels* choose_kernels(const char* name) {
@@ -16,6 +20,13 @@ const Kernels* choose_kernels(const char* name) {
   if (wanted("avx512") && avx512) return &kernels_avx512();
   if (wanted("avxvnni") && avx2 && __builtin_cpu_supports("avxvnni")) return &kernels_avxvnni();
   if (wanted("avx2") && avx2) return &kernels_avx2();
+#elif defined(__aarch64__)
+#if defined(__linux__)
+  bool dot_product = getauxval(AT_HWCAP) & (1 << 20);  // HWCAP_ASIMDDP
+#else
+  bool dot_product = true;  // every Apple processor of this kind
+#endif
+  if (wanted("neon") && dot_product) return &kernels_neon();
 #endif
   if (wanted("portable")) return &kernels_portable();
   return nullptr;

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "decoder.h"
+#include "half.h"
 #include "scratch.h"
 
 namespace herd {
@@ -19,19 +20,6 @@ void fold(float* into, const float* piece, int dim) {
   into[dim + 1] = into[dim + 1] * keep + piece[dim + 1] * add;
 }
 
-uint16_t to_half(float f) {
-  uint32_t bits;
-  std::memcpy(&bits, &f, 4);
-  uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
-  if (magnitude >= 0x477FF000) return uint16_t(sign | (magnitude > 0x7F800000 ? 0x7E00 : 0x7C00));
-  if (magnitude < 0x38800000) {  // a subnormal half
-    float value;
-    std::memcpy(&value, &magnitude, 4);
-    return uint16_t(sign | uint32_t(std::nearbyint(value * 16777216.0f)));
-  }
-  return uint16_t(sign | ((magnitude + 0xFFF + ((magnitude >> 13) & 1) - 0x38000000) >> 13));
-}
-
 }  // namespace
 
 // Lay out a step: positions and blocks of each token, the pieces of attention, where their results go.
@@ -42,6 +30,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   size_t t = size_t(total_);
   x_.resize(t * size_t(padded(s.dim)));
   q_.resize(t * size_t(s.heads * s.head_dim));
+  if (int8_cache_) kv_.resize(t * size_t(s.kv_heads * s.head_dim * 2));
   h_.resize(t * size_t(padded(s.ffn)));
   rope_.resize(t * size_t(s.head_dim));
   position_.resize(t);
@@ -148,7 +137,7 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
 }
 
 // A tile of queries (part 0), keys (1) or values (2) of one token: turn pairs, and put them where attention reads them.
-void Decoder::keep(int part, int token, int first, const float* values, const std::vector<StepRow>&, uint16_t* cache) {
+void Decoder::keep(int part, int token, int first, const float* values, uint8_t* cache) {
   const Shape& s = shape_;
   const float* turn = rope_.data() + size_t(token) * size_t(s.head_dim) + first % s.head_dim;
   float turned[TILE];
@@ -163,11 +152,36 @@ void Decoder::keep(int part, int token, int first, const float* values, const st
     std::memcpy(q_.data() + size_t(token) * size_t(s.heads * s.head_dim) + first, values, sizeof turned);
     return;
   }
+  if (int8_cache_) {  // waits for the rest of its vector
+    size_t width = size_t(s.kv_heads * s.head_dim);
+    std::memcpy(kv_.data() + (size_t(token) * 2 + size_t(part - 1)) * width + first, values, sizeof turned);
+    return;
+  }
   int head = first / s.head_dim, at = first % s.head_dim, slot = position_[size_t(token)] % BLOCK;
-  uint16_t* block = cache + size_t(block_[size_t(token)]) * block_halves_ + size_t(head * s.head_dim * BLOCK * 2);
+  uint8_t* block = cache + size_t(block_[size_t(token)]) * block_bytes_ + size_t(head) * head_bytes(s.head_dim, false);
+  uint16_t* halves = reinterpret_cast<uint16_t*>(block);
   for (int i = 0; i < TILE; i++) {
     int place = part == 1 ? (at + i) * BLOCK + slot : s.head_dim * BLOCK + slot * s.head_dim + at + i;
-    block[place] = to_half(values[i]);
+    halves[place] = float_to_half(values[i]);
+  }
+}
+
+// A head's key and value of one token -> bytes, each vector with the scale that makes its largest number 127.
+void Decoder::keep_int8(int token, int head, uint8_t* cache) const {
+  int dim = shape_.head_dim, slot = position_[size_t(token)] % BLOCK;
+  uint8_t* block = cache + size_t(block_[size_t(token)]) * block_bytes_ + size_t(head) * head_bytes(dim, true);
+  int8_t* bytes = reinterpret_cast<int8_t*>(block);
+  float* scales = reinterpret_cast<float*>(bytes + size_t(dim) * BLOCK * 2);
+  for (int part = 0; part < 2; part++) {
+    const float* values = kv_.data() + (size_t(token) * 2 + size_t(part)) * size_t(shape_.kv_heads * dim) + size_t(head * dim);
+    float most = 0;
+    for (int i = 0; i < dim; i++) most = std::max(most, std::fabs(values[i]));
+    float inverse = most > 0 ? 127.0f / most : 0.0f;
+    scales[part * BLOCK + slot] = most / 127.0f;
+    for (int i = 0; i < dim; i++) {
+      int place = part == 0 ? i * BLOCK + slot : dim * BLOCK + slot * dim + i;
+      bytes[place] = int8_t(std::nearbyint(values[i] * inverse));
+    }
   }
 }
 
@@ -175,7 +189,7 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
   const Shape& s = shape_;
   Layer& l = layers_[size_t(index)];
   size_t stride = size_t(padded(s.dim)), ffn_stride = size_t(padded(s.ffn));
-  uint16_t* cache = cache_.as<uint16_t>() + size_t(index) * layer_halves_;
+  uint8_t* cache = cache_.data() + size_t(index) * layer_bytes_;
   auto normed = [&](const std::vector<float>& norm) {
     return [&, weight = norm.data()](int row, float* out) {
       k_->rms_norm(x_.data() + size_t(row) * stride, weight, s.eps, s.dim, out);
@@ -198,9 +212,13 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
     int part = 0;
     while (tile >= counts[part]) tile -= counts[part++];
     k_->tile(*parts[part], tile, act, 0, total_, out - tile * TILE, TILE);
-    for (int t = 0; t < total_; t++) keep(part, t, tile * TILE, out + t * TILE, rows, cache);
+    for (int t = 0; t < total_; t++) keep(part, t, tile * TILE, out + t * TILE, cache);
   });
   pool_->barrier();
+  if (int8_cache_) {
+    share(thread, total_ * s.kv_heads, [&](int i) { keep_int8(i / s.kv_heads, i % s.kv_heads, cache); });
+    pool_->barrier();
+  }
 
   share(thread, int(tasks_.size()), [&](int task) { attend(thread, tasks_[size_t(task)], rows, cache); });
   pool_->barrier();
@@ -226,7 +244,7 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
 }
 
 // One piece of attention: one token's over one split, or some tokens' of a prompt over all splits.
-void Decoder::attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint16_t* cache) {
+void Decoder::attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint8_t* cache) {
   const Shape& s = shape_;
   Scratch& own = *scratch_[size_t(thread)];
   int group = s.heads / s.kv_heads, count = group * task.tokens, dim = s.head_dim, stride = dim + 2;
@@ -240,7 +258,7 @@ void Decoder::attend(int thread, const Task& task, const std::vector<StepRow>& r
     }
   own.weights.resize(scratch_floats(count, dim));
   Piece piece{own.query.data(), own.last.data(), count, dim, 0, 0, rows[size_t(task.row)].table,
-              cache + size_t(task.head * dim * BLOCK * 2), block_halves_, 1.0f / std::sqrt(float(dim)), nullptr,
+              cache + size_t(task.head) * head_bytes(dim, int8_cache_), block_bytes_, int8_cache_, 1.0f / std::sqrt(float(dim)), nullptr,
               own.weights.data()};
   int length = own.last.back() + 1;
   if (task.split >= 0) {

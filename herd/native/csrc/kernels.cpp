@@ -209,36 +209,49 @@ float largest_of(const float* x, int n) {
   return most;
 }
 
-// Keys of a block lie transposed, [head_dim][BLOCK], so that sixteen scores come out at once; values lie [BLOCK][head_dim].
 // Where many queries share a piece, its keys and values are widened to floats once.
 HERD_INLINE F16x load_any(const uint16_t* p) { return load_half(p); }
+HERD_INLINE F16x load_any(const int8_t* p) { return load_int8(p); }
 HERD_INLINE F16x load_any(const float* p) { return load(p); }
 
-template <int ROWS, int BLOCKS, class T>
-HERD_INLINE void scores(const float* const* query, const T* const* keys, int head_dim, float scale, float* out) {
+constexpr int SLOTS = SPLIT / BLOCK;
+
+// The blocks of a piece; those in bytes with 16 scales of keys and 16 of values each.
+template <class T, bool SCALED>
+struct Slots {
+  const T *keys[SLOTS], *values[SLOTS];
+  const float* scales[SLOTS];
+};
+
+template <int ROWS, int BLOCKS, class T, bool SCALED>
+HERD_INLINE void scores(const float* const* query, const Slots<T, SCALED>& slots, int first, int head_dim, float scale, float* out) {
   F16x acc[ROWS][BLOCKS];
   for (auto& row : acc)
     for (auto& a : row) a = zero();
   for (int d = 0; d < head_dim; d++) {
     F16x k[BLOCKS];
-    for (int b = 0; b < BLOCKS; b++) k[b] = load_any(keys[b] + d * BLOCK);
+    for (int b = 0; b < BLOCKS; b++) k[b] = load_any(slots.keys[first + b] + d * BLOCK);
     for (int r = 0; r < ROWS; r++) {
       F16x q = set(query[r][d]);
       for (int b = 0; b < BLOCKS; b++) acc[r][b] = fma(k[b], q, acc[r][b]);
     }
   }
-  for (int r = 0; r < ROWS; r++)
-    for (int b = 0; b < BLOCKS; b++) store(out + r * SPLIT + b * BLOCK, acc[r][b] * set(scale));
+  for (int b = 0; b < BLOCKS; b++) {
+    F16x by = set(scale);
+    if constexpr (SCALED) by = by * load(slots.scales[first + b]);
+    for (int r = 0; r < ROWS; r++) store(out + r * SPLIT + b * BLOCK, acc[r][b] * by);
+  }
 }
 
-template <int BLOCKS, class T>
-inline void all_scores(const Piece& piece, const T* const* keys, float* out) {
+template <int BLOCKS, class T, bool SCALED>
+inline void all_scores(const Piece& piece, const Slots<T, SCALED>& slots, int first, float* out) {
   int q = 0;
+  out += first * BLOCK;
   for (; q + 6 <= piece.queries; q += 6)
-    scores<6, BLOCKS>(piece.query + q, keys, piece.head_dim, piece.scale, out + q * SPLIT);
+    scores<6, BLOCKS>(piece.query + q, slots, first, piece.head_dim, piece.scale, out + q * SPLIT);
   for (; q + 3 <= piece.queries; q += 3)
-    scores<3, BLOCKS>(piece.query + q, keys, piece.head_dim, piece.scale, out + q * SPLIT);
-  for (; q < piece.queries; q++) scores<1, BLOCKS>(piece.query + q, keys, piece.head_dim, piece.scale, out + q * SPLIT);
+    scores<3, BLOCKS>(piece.query + q, slots, first, piece.head_dim, piece.scale, out + q * SPLIT);
+  for (; q < piece.queries; q++) scores<1, BLOCKS>(piece.query + q, slots, first, piece.head_dim, piece.scale, out + q * SPLIT);
 }
 
 template <int ROWS, int VECTORS, class T>
@@ -260,15 +273,15 @@ HERD_INLINE void mix(const float* weights, const T* const* values, int blocks, i
     for (int n = 0; n < VECTORS; n++) store(out + r * out_stride + n * 16, acc[r][n]);
 }
 
-template <class T>
-void attend_piece(const Piece& piece, const T* const* keys, const T* const* values, float* weights) {
+template <class T, bool SCALED>
+void attend_piece(const Piece& piece, const Slots<T, SCALED>& slots, float* weights) {
   constexpr int VECTORS = PARTS == 1 ? 4 : 1;  // six rows of these fill the registers
   int n = piece.queries, dim = piece.head_dim, stride = dim + 2, count = piece.end - piece.first;
   int blocks = (count + BLOCK - 1) / BLOCK;
   int block = 0;
   if constexpr (PARTS == 1)
-    for (; block + 2 <= blocks; block += 2) all_scores<2>(piece, keys + block, weights + block * BLOCK);
-  for (; block < blocks; block++) all_scores<1>(piece, keys + block, weights + block * BLOCK);
+    for (; block + 2 <= blocks; block += 2) all_scores<2>(piece, slots, block, weights);
+  for (; block < blocks; block++) all_scores<1>(piece, slots, block, weights);
   for (int q = 0; q < n; q++) {
     float* w = weights + q * SPLIT;
     float* out = piece.out + q * stride;
@@ -285,12 +298,14 @@ void attend_piece(const Piece& piece, const T* const* keys, const T* const* valu
     }
     for (int i = seen; i < blocks * BLOCK; i++) w[i] = 0;
     for (int b = 0; b < blocks; b++) total = total + load(w + b * BLOCK);
+    if constexpr (SCALED)
+      for (int b = 0; b < blocks; b++) store(w + b * BLOCK, load(w + b * BLOCK) * load(slots.scales[b] + BLOCK));
     out[dim] = seen ? most : -FLT_MAX;
     out[dim + 1] = sum(total);
   }
   for (int v = 0; v < dim / 16; v += VECTORS) {
-    const T* at[SPLIT / BLOCK];
-    for (int b = 0; b < blocks; b++) at[b] = values[b] + v * 16;
+    const T* at[SLOTS];
+    for (int b = 0; b < blocks; b++) at[b] = slots.values[b] + v * 16;
     float* out = piece.out + v * 16;
     bool whole = v + VECTORS <= dim / 16;
     int q = 0;
@@ -300,31 +315,39 @@ void attend_piece(const Piece& piece, const T* const* keys, const T* const* valu
       for (; q < n; q++) mix<1, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
     } else {
       for (int rest = v; rest < dim / 16; rest++) {
-        for (int b = 0; b < blocks; b++) at[b] = values[b] + rest * 16;
+        for (int b = 0; b < blocks; b++) at[b] = slots.values[b] + rest * 16;
         for (q = 0; q < n; q++) mix<1, 1>(weights + q * SPLIT, at, blocks, dim, piece.out + rest * 16 + q * stride, stride);
       }
     }
   }
 }
 
-void attend(const Piece& piece) {
-  const uint16_t *keys[SPLIT / BLOCK], *values[SPLIT / BLOCK];
-  int blocks = (piece.end - piece.first + BLOCK - 1) / BLOCK, dim = piece.head_dim;
+template <class T, bool SCALED>
+void attend_as(const Piece& piece) {
+  Slots<T, SCALED> slots;
+  int blocks = (piece.end - piece.first + BLOCK - 1) / BLOCK;
+  size_t numbers = size_t(piece.head_dim) * BLOCK;
   for (int b = 0; b < blocks; b++) {
-    keys[b] = piece.cache + size_t(piece.table[piece.first / BLOCK + b]) * piece.block_stride;
-    values[b] = keys[b] + size_t(dim) * BLOCK;
+    const uint8_t* block = piece.cache + size_t(piece.table[piece.first / BLOCK + b]) * piece.block_stride;
+    slots.keys[b] = reinterpret_cast<const T*>(block);
+    slots.values[b] = slots.keys[b] + numbers;
+    slots.scales[b] = reinterpret_cast<const float*>(slots.values[b] + numbers);
   }
   float* weights = piece.scratch;
-  if (piece.queries < 12) return attend_piece(piece, keys, values, weights);
-  float* wide = weights + size_t(piece.queries) * SPLIT;
-  const float *wide_keys[SPLIT / BLOCK], *wide_values[SPLIT / BLOCK];
-  for (int b = 0; b < blocks; b++) {
-    float* to = wide + size_t(b) * size_t(dim) * BLOCK * 2;
-    for (int i = 0; i < dim * 2; i++) store(to + i * 16, load_half(keys[b] + i * 16));
-    wide_keys[b] = to;
-    wide_values[b] = to + size_t(dim) * BLOCK;
+  if (piece.queries < 12) return attend_piece(piece, slots, weights);
+  Slots<float, SCALED> wide;
+  float* to = weights + size_t(piece.queries) * SPLIT;
+  for (int b = 0; b < blocks; b++, to += 2 * numbers) {
+    for (size_t i = 0; i < 2 * numbers; i += 16) store(to + i, load_any(slots.keys[b] + i));
+    wide.keys[b] = to;
+    wide.values[b] = to + numbers;
+    wide.scales[b] = slots.scales[b];
   }
-  attend_piece(piece, wide_keys, wide_values, weights);
+  attend_piece(piece, wide, weights);
+}
+
+void attend(const Piece& piece) {
+  piece.int8 ? attend_as<int8_t, true>(piece) : attend_as<uint16_t, false>(piece);
 }
 
 float burn(int rounds) {

@@ -50,8 +50,9 @@ struct Piece {
   int head_dim;
   int first, end;               // positions, at most SPLIT of them, the first a multiple of SPLIT
   const int* table;             // blocks of the sequence
-  const uint16_t* cache;        // this layer's and head's part of block 0
-  size_t block_stride;          // halves from a block to the next
+  const uint8_t* cache;         // this layer's and head's part of block 0
+  size_t block_stride;          // bytes from a block to the next
+  bool int8;                    // the cache holds bytes with scales, not halves
   float scale;
   float* out;                   // [queries][head_dim + 2]: weighted values, their largest score, the sum of weights
   float* scratch;               // at least scratch_floats(queries, head_dim)
@@ -91,6 +92,13 @@ inline size_t tile_bytes(Packed kind, int columns) {
   return 0;
 }
 
+// A head's part of a block: keys [head_dim][BLOCK], so that the scores of sixteen positions come out at once, then values
+// [BLOCK][head_dim]; halves, or bytes followed by each position's scale of its key, and of its value, as floats.
+inline size_t head_bytes(int head_dim, bool int8) {
+  size_t numbers = size_t(head_dim) * BLOCK * 2;
+  return int8 ? numbers + 2 * BLOCK * sizeof(float) : numbers * 2;
+}
+
 inline size_t scratch_floats(int queries, int head_dim) {
   return size_t(queries) * SPLIT + size_t(SPLIT) * head_dim * 2 + 64;
 }
@@ -100,6 +108,8 @@ const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx512();
+#elif defined(__aarch64__)
+const Kernels& kernels_neon();
 #endif
 
 // The best table for this processor, or the one called `name`; null when the processor or the build has it not.

@@ -6,44 +6,17 @@
 #include <cstdint>
 #include <cstring>
 
+#include "half.h"
+
 #if defined(__AVX2__)
 #include <immintrin.h>
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include <arm_neon.h>
 #endif
 
 #define HERD_INLINE inline __attribute__((always_inline))
 
 namespace herd::HERD_ISA {
-
-HERD_INLINE float half_to_float(uint16_t h) {
-  uint32_t sign = uint32_t(h & 0x8000) << 16, exponent = (h >> 10) & 31, mantissa = h & 1023, bits;
-  if (exponent == 31) {
-    bits = sign | 0x7F800000 | (mantissa << 13);
-  } else if (exponent) {
-    bits = sign | ((exponent + 112) << 23) | (mantissa << 13);
-  } else {
-    float value = float(mantissa) * 5.9604644775390625e-8f;  // 2^-24
-    std::memcpy(&bits, &value, 4);
-    bits |= sign;
-  }
-  float out;
-  std::memcpy(&out, &bits, 4);
-  return out;
-}
-
-HERD_INLINE uint16_t float_to_half(float f) {
-  uint32_t bits;
-  std::memcpy(&bits, &f, 4);
-  uint32_t sign = (bits >> 16) & 0x8000, magnitude = bits & 0x7FFFFFFF;
-  if (magnitude >= 0x7F800000) return uint16_t(sign | 0x7C00 | (magnitude > 0x7F800000 ? 0x200 : 0));
-  if (magnitude >= 0x477FF000) return uint16_t(sign | 0x7C00);
-  if (magnitude < 0x38800000) {  // a subnormal half
-    float scaled;
-    std::memcpy(&scaled, &magnitude, 4);
-    return uint16_t(sign | uint32_t(std::nearbyint(scaled * 16777216.0f)));
-  }
-  uint32_t rounded = magnitude + 0xFFF + ((magnitude >> 13) & 1);
-  return uint16_t(sign | ((rounded - 0x38000000) >> 13));
-}
 
 // A Part is the float vector that the hardware has; sixteen floats are PARTS of them.
 #if defined(__AVX512F__)
@@ -56,6 +29,9 @@ HERD_INLINE Part part_set(float x) { return {_mm512_set1_ps(x)}; }
 HERD_INLINE Part part_load(const float* p) { return {_mm512_loadu_ps(p)}; }
 HERD_INLINE Part part_half(const uint16_t* p) {
   return {_mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)))};
+}
+HERD_INLINE Part part_int8(const int8_t* p) {
+  return {_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))))};
 }
 HERD_INLINE Part part_bf16(const uint16_t* p) {
   __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
@@ -91,6 +67,9 @@ HERD_INLINE Part part_set(float x) { return {_mm256_set1_ps(x)}; }
 HERD_INLINE Part part_load(const float* p) { return {_mm256_loadu_ps(p)}; }
 HERD_INLINE __m128i load_128(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 HERD_INLINE Part part_half(const uint16_t* p) { return {_mm256_cvtph_ps(load_128(p))}; }
+HERD_INLINE Part part_int8(const int8_t* p) {
+  return {_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))))};
+}
 HERD_INLINE Part part_bf16(const uint16_t* p) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_128(p)), 16))};
 }
@@ -116,9 +95,45 @@ HERD_INLINE Part exponent(Part n) {
   return {_mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127)), 23))};
 }
 
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+constexpr int PARTS = 4;
+struct Part {
+  float32x4_t v;
+};
+HERD_INLINE Part part_set(float x) { return {vdupq_n_f32(x)}; }
+HERD_INLINE Part part_load(const float* p) { return {vld1q_f32(p)}; }
+HERD_INLINE Part part_half(const uint16_t* p) { return {vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p)))}; }
+HERD_INLINE Part part_int8(const int8_t* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+  return {vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)))};
+}
+HERD_INLINE Part part_bf16(const uint16_t* p) { return {vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16))}; }
+HERD_INLINE void part_store(float* p, Part a) { vst1q_f32(p, a.v); }
+HERD_INLINE void part_store_half(uint16_t* p, Part a) { vst1_u16(p, vreinterpret_u16_f16(vcvt_f16_f32(a.v))); }
+HERD_INLINE void part_store_int8(int8_t* p, Part a) {
+  int16x4_t narrow = vqmovn_s32(vcvtnq_s32_f32(a.v));
+  int32_t four = vget_lane_s32(vreinterpret_s32_s8(vqmovn_s16(vcombine_s16(narrow, narrow))), 0);
+  std::memcpy(p, &four, 4);
+}
+HERD_INLINE Part operator+(Part a, Part b) { return {vaddq_f32(a.v, b.v)}; }
+HERD_INLINE Part operator-(Part a, Part b) { return {vsubq_f32(a.v, b.v)}; }
+HERD_INLINE Part operator*(Part a, Part b) { return {vmulq_f32(a.v, b.v)}; }
+HERD_INLINE Part operator/(Part a, Part b) { return {vdivq_f32(a.v, b.v)}; }
+HERD_INLINE Part fma(Part a, Part b, Part c) { return {vfmaq_f32(c.v, a.v, b.v)}; }
+HERD_INLINE Part max(Part a, Part b) { return {vmaxq_f32(a.v, b.v)}; }
+HERD_INLINE Part min(Part a, Part b) { return {vminq_f32(a.v, b.v)}; }
+HERD_INLINE Part abs(Part a) { return {vabsq_f32(a.v)}; }
+HERD_INLINE Part round(Part a) { return {vrndnq_f32(a.v)}; }
+HERD_INLINE Part exponent(Part n) {
+  return {vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtnq_s32_f32(n.v), vdupq_n_s32(127)), 23))};
+}
+
 #else
 
-// Plain C++: the compiler vectorizes these loops with whatever the target has (NEON among others).
+// Plain C++: the compiler vectorizes these loops with whatever the target has.
 constexpr int PARTS = 4;
 struct Part {
   float v[4];
@@ -136,6 +151,7 @@ HERD_INLINE float bf16_to_float(uint16_t h) {
 HERD_INLINE Part part_set(float x) { HERD_EACH(x); }
 HERD_INLINE Part part_load(const float* p) { HERD_EACH(p[i]); }
 HERD_INLINE Part part_half(const uint16_t* p) { HERD_EACH(half_to_float(p[i])); }
+HERD_INLINE Part part_int8(const int8_t* p) { HERD_EACH(float(p[i])); }
 HERD_INLINE Part part_bf16(const uint16_t* p) { HERD_EACH(bf16_to_float(p[i])); }
 HERD_INLINE void part_store(float* p, Part a) { std::memcpy(p, a.v, sizeof a.v); }
 HERD_INLINE void part_store_half(uint16_t* p, Part a) {
@@ -170,6 +186,7 @@ HERD_INLINE F16x set(float x) { HERD_PARTS(part_set(x)); }
 HERD_INLINE F16x zero() { return set(0.0f); }
 HERD_INLINE F16x load(const float* s) { HERD_PARTS(part_load(s + i * LANES)); }
 HERD_INLINE F16x load_half(const uint16_t* s) { HERD_PARTS(part_half(s + i * LANES)); }
+HERD_INLINE F16x load_int8(const int8_t* s) { HERD_PARTS(part_int8(s + i * LANES)); }
 HERD_INLINE F16x load_bf16(const uint16_t* s) { HERD_PARTS(part_bf16(s + i * LANES)); }
 HERD_INLINE F16x operator+(F16x a, F16x b) { HERD_PARTS(a.p[i] + b.p[i]); }
 HERD_INLINE F16x operator-(F16x a, F16x b) { HERD_PARTS(a.p[i] - b.p[i]); }
@@ -283,6 +300,23 @@ struct Dots {
   HERD_INLINE Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
 };
 #endif
+
+#elif defined(__ARM_FEATURE_DOTPROD)
+
+using Quad = uint8x16_t;
+HERD_INLINE Quad load_quad(const uint8_t* p) { return vld1q_u8(p); }
+HERD_INLINE Quad low_nibbles(Quad q) { return vandq_u8(q, vdupq_n_u8(15)); }
+HERD_INLINE Quad high_nibbles(Quad q) { return vshrq_n_u8(q, 4); }
+template <int BITS>
+struct Dots {
+  static constexpr int ZERO = 0;
+  int32x4_t acc = vdupq_n_s32(0);
+  HERD_INLINE void add(Quad w, int32_t activations, int) {
+    if constexpr (BITS == 8) w = veorq_u8(w, vdupq_n_u8(128));
+    acc = vdotq_s32(acc, vreinterpretq_s8_u8(w), vreinterpretq_s8_s32(vdupq_n_s32(activations)));
+  }
+  HERD_INLINE Part get() const { return {vcvtq_f32_s32(acc)}; }
+};
 
 #else
 
