@@ -31,6 +31,14 @@ class RequestError(HerdError):
     """A generation request cannot be served as it stands."""
 
 
+class QueueFullError(RequestError):
+    """Too many requests wait; the same one may be served a little later."""
+
+
+class EngineStoppedError(RequestError):
+    """The engine has failed or was closed; nothing can be served until it is started again."""
+
+
 class MissingDependencyError(HerdError):
     """A feature needs an optional package that is not installed."""
 

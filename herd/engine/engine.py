@@ -18,7 +18,7 @@ from herd.engine.request import Event, FinishReason, Request, TokenLogprob, Usag
 from herd.engine.sampling import completion_seed
 from herd.engine.scheduler import Scheduler, Sequence
 from herd.engine.stop import StopStrings
-from herd.errors import RequestError
+from herd.errors import EngineStoppedError, QueueFullError, RequestError
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 
@@ -144,6 +144,11 @@ class Engine:
             usage=events[-1].usage,
         )
 
+    @property
+    def healthy(self) -> bool:
+        """Whether requests are taken: neither closed nor stopped by an error."""
+        return self._failure is None and not self._closed
+
     def cancel(self, request_id: str) -> None:
         """End a request; its blocks are free before the next step."""
         self._inbox.put(("cancel", request_id))
@@ -151,12 +156,12 @@ class Engine:
     def _submit(self, requests: list[Request], deliver: Callable[[Any], None]) -> list[str]:
         """Check requests and put them in line. RequestError at the door names what cannot be served."""
         if self._failure is not None:
-            raise RequestError(f"the engine has stopped after an error: {self._failure}") from self._failure
+            raise EngineStoppedError(f"the engine has stopped after an error: {self._failure}") from self._failure
         if self._closed:
-            raise RequestError("the engine is closed")
+            raise EngineStoppedError("the engine is closed")
         groups = [self._sequences(request) for request in requests]
         if len(self.scheduler.waiting) + sum(map(len, groups)) > self._max_waiting:
-            raise RequestError(f"the queue is full ({self._max_waiting} requests wait); try again later")
+            raise QueueFullError(f"the queue is full ({self._max_waiting} requests wait); try again later")
         with self._start:
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="herd-engine", daemon=True)

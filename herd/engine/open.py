@@ -60,9 +60,10 @@ def open_engine(
     cache_tokens: int | None = None,
     kv_cache: str | None = None,
     max_sequences: int = 64,
+    max_waiting: int = 100_000,
 ) -> Engine:
     """An engine for a checkpoint; see `open_backend`."""
     opened = open_backend(
         checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens, kv_cache=kv_cache
     )
-    return Engine(opened, checkpoint.tokenizer, max_sequences=max_sequences)
+    return Engine(opened, checkpoint.tokenizer, max_sequences=max_sequences, max_waiting=max_waiting)

@@ -29,6 +29,22 @@ Memory::~Memory() {
   if (data_) munmap(data_, bytes_);
 }
 
+uint8_t* Arena::take(size_t bytes) {
+  constexpr size_t HUGE_PAGE = size_t(2) << 20, CHUNK = size_t(64) << 20;
+  bytes = (bytes + 63) / 64 * 64;
+  if (bytes > left_) {
+    size_t size = std::max(bytes, CHUNK);
+    chunks_.emplace_back(size + HUGE_PAGE);
+    uintptr_t start = (reinterpret_cast<uintptr_t>(chunks_.back().data()) + HUGE_PAGE - 1) / HUGE_PAGE * HUGE_PAGE;
+    next_ = reinterpret_cast<uint8_t*>(start);
+    left_ = size;
+  }
+  uint8_t* taken = next_;
+  next_ += bytes;
+  left_ -= bytes;
+  return taken;
+}
+
 Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache)
     : shape_(std::move(shape)), k_(choose_kernels(isa)), int8_cache_(int8_cache), blocks_(blocks) {
   if (!k_) throw std::invalid_argument("this processor or build does not have that instruction set");
@@ -94,8 +110,8 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
   m.columns = columns;
   m.tile_bytes = tile_bytes(m.kind, columns);
   int count = tiles(m);
-  w->memory = Memory(m.tile_bytes * size_t(count) + 4096);
-  m.data = w->memory.data();
+  uint8_t* data = arena_.take(m.tile_bytes * size_t(count));
+  m.data = data;
   if (scale) {
     w->scale.assign(size_t(count) * TILE, 0.0f);
     std::copy(scale, scale + rows, w->scale.begin());
@@ -105,7 +121,7 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
   pool_->run([&](int) {
     for (int tile; (tile = next.fetch_add(1)) < count;)
       k_->pack(m, format, tile, raw + size_t(tile) * TILE * row_bytes, row_bytes, std::min(TILE, rows - tile * TILE),
-               w->memory.data());
+               data);
   });
 }
 

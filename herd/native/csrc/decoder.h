@@ -42,6 +42,18 @@ class Memory {
   size_t bytes_ = 0;
 };
 
+// Pieces of large memory, so that all weights lie in huge pages: with small ones a step spends more on finding pages
+// than on reading them where translation is slow, as in virtual machines.
+class Arena {
+ public:
+  uint8_t* take(size_t bytes);
+
+ private:
+  std::vector<Memory> chunks_;
+  size_t left_ = 0;
+  uint8_t* next_ = nullptr;
+};
+
 // One sequence's part of a step.
 struct StepRow {
   const int32_t* tokens;
@@ -79,7 +91,6 @@ class Decoder {
 
  private:
   struct Weights {
-    Memory memory;
     std::vector<float> scale;
     Matrix matrix;
   };
@@ -119,6 +130,7 @@ class Decoder {
   int embedding_format_ = 0;
   std::vector<float> embedding_scale_;
   std::vector<float> norm_;
+  Arena arena_;
   Memory cache_;
   bool int8_cache_;
   size_t layer_bytes_ = 0, block_bytes_ = 0;

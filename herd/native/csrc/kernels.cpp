@@ -16,7 +16,8 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
   using L = Layout<K>;
   using D = Dots<L::BITS>;
   constexpr int QUADS = L::COLUMNS / 4;
-  constexpr float CORRECTION = float(L::OFFSET + D::ZERO);
+  // A weight is scale * (number - OFFSET) + minimum: what does not depend on the number is a minimum too.
+  constexpr float BELOW = -float(L::OFFSET + D::ZERO);
   Part acc[PARTS][ROWS];
   for (int p = 0; p < PARTS; p++)
     for (int r = 0; r < ROWS; r++) acc[p][r] = part_set(0.0f);
@@ -26,7 +27,7 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
     size_t row = size_t(first + r);
     bytes[r] = x.bytes + row * size_t(x.columns);
     scale[r] = x.scale + row * size_t(x.columns / ACT_BLOCK);
-    sum[r] = x.sum16 + row * size_t(x.columns / 16);
+    sum[r] = L::COLUMNS == 32 ? x.sum32 + row * size_t(x.columns / 32) : x.sum16 + row * size_t(x.columns / 16);
   }
   for (int g = 0; g < w.columns / L::COLUMNS; g++, tile += L::GROUP_BYTES) {
     if (ROWS == 1)
@@ -43,21 +44,20 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
       }
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(tile + L::WEIGHT_BYTES) + p * LANES;
       Part weight_scale = part_half(scales);
-      Part weight_minimum = L::MINIMUM ? part_half(scales + TILE) : part_set(0.0f);
+      Part minimum = weight_scale * part_set(BELOW);
+      if constexpr (L::MINIMUM) minimum = BELOW != 0 ? part_half(scales + TILE) + minimum : part_half(scales + TILE);
       for (int r = 0; r < ROWS; r++) {
         D dots;
         const int8_t* a = bytes[r] + g * L::COLUMNS;
+#pragma GCC unroll 8
         for (int q = 0; q < QUADS; q++) {
           int32_t four;
           std::memcpy(&four, a + q * 4, 4);
           dots.add(quads[q], four, q);
         }
-        float s = scale[r][g * L::COLUMNS / ACT_BLOCK];
-        float total = L::COLUMNS == 32 ? sum[r][g * 2] + sum[r][g * 2 + 1] : sum[r][g];
-        Part product = dots.get();
-        if constexpr (CORRECTION != 0) product = product - part_set(CORRECTION * total);
-        acc[p][r] = fma(product * part_set(s), weight_scale, acc[p][r]);
-        if constexpr (L::MINIMUM) acc[p][r] = fma(part_set(s * total), weight_minimum, acc[p][r]);
+        Part s = part_set(scale[r][g * L::COLUMNS / ACT_BLOCK]);
+        acc[p][r] = fma(dots.get() * s, weight_scale, acc[p][r]);
+        if constexpr (L::MINIMUM || BELOW != 0) acc[p][r] = fma(part_set(sum[r][g]), minimum, acc[p][r]);
       }
     }
   }
@@ -145,7 +145,8 @@ void quantize(const Activations& x, int row) {
   const float* from = x.values + size_t(row) * size_t(x.columns);
   int8_t* to = x.bytes + size_t(row) * size_t(x.columns);
   float* scale = x.scale + size_t(row) * size_t(x.columns / ACT_BLOCK);
-  float* sums = x.sum16 + size_t(row) * size_t(x.columns / 16);
+  float* sum16 = x.sum16 + size_t(row) * size_t(x.columns / 16);
+  float* sum32 = x.sum32 + size_t(row) * size_t(x.columns / 32);
   for (int b = 0; b < x.columns / ACT_BLOCK; b++, from += 32, to += 32) {
     F16x low = load(from), high = load(from + 16);
     float most = largest(max(abs(low), abs(high)));
@@ -155,8 +156,9 @@ void quantize(const Activations& x, int row) {
     store_int8(to, low);
     store_int8(to + 16, high);
     scale[b] = most / 127.0f;
-    sums[b * 2] = sum(low);
-    sums[b * 2 + 1] = sum(high);
+    sum16[b * 2] = sum(low) * scale[b];
+    sum16[b * 2 + 1] = sum(high) * scale[b];
+    sum32[b] = sum16[b * 2] + sum16[b * 2 + 1];
   }
 }
 

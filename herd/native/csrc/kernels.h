@@ -38,7 +38,8 @@ struct Activations {
   float* values = nullptr;      // [rows][columns]
   int8_t* bytes = nullptr;      // [rows][columns]
   float* scale = nullptr;       // [rows][columns / 32]
-  float* sum16 = nullptr;       // [rows][columns / 16], of the bytes
+  float* sum16 = nullptr;       // [rows][columns / 16], of the bytes times their scale
+  float* sum32 = nullptr;       // [rows][columns / 32]
   int columns = 0;
 };
 

@@ -12,7 +12,7 @@ constexpr int HEAD_ROWS = 32;  // rows whose logits are held at once
 
 // Buffers of one thread, or of all together.
 struct Decoder::Scratch {
-  std::vector<float> values, scale, sum16, tile, pieces, folded, weights, work;
+  std::vector<float> values, scale, sum16, sum32, tile, pieces, folded, weights, work;
   std::vector<int8_t> bytes;
   std::vector<const float*> query;
   std::vector<int> last;
@@ -25,8 +25,9 @@ struct Decoder::Scratch {
     if (scale.size() < n / 16 + 1) {
       scale.resize(n / 16 + 1);
       sum16.resize(n / 16 + 1);
+      sum32.resize(n / 16 + 1);
     }
-    return {values.data(), bytes.data(), scale.data(), sum16.data(), columns};
+    return {values.data(), bytes.data(), scale.data(), sum16.data(), sum32.data(), columns};
   }
 };
 

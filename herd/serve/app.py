@@ -1,0 +1,275 @@
+"""The routes: HTTP requests -> checked bodies -> replies, whole or streamed."""
+
+import asyncio
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
+from starlette.routing import Mount, Route
+from starlette.staticfiles import StaticFiles
+
+from herd import __version__
+from herd.errors import HerdError
+from herd.serve.chat import Chat, conversation
+from herd.serve.completions import Completion
+from herd.serve.errors import RETRY_AFTER, ApiError, as_api_error, decode
+from herd.serve.gate import AccessLog, Gate, GateSettings
+from herd.serve.keys import KeyFile
+from herd.serve.metrics import RECORD, Metrics
+from herd.serve.model import Served, check_model
+from herd.serve.openapi import docs_page, openapi
+from herd.serve.responses import Response as ModelResponse
+from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
+from herd.text.tokenizer import decode as decode_tokens
+
+T = TypeVar("T")
+PAGE = Path(__file__).parent / "page"
+# The page loads nothing from elsewhere, and nothing that a model writes can run.
+_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+
+class _Json(Response):
+    media_type = "application/json"
+
+    def render(self, content: Any) -> bytes:
+        return msgspec.json.encode(content)
+
+
+class Api:
+    """The endpoints. `served` is None while the model loads."""
+
+    def __init__(self, metrics: Metrics, settings: GateSettings) -> None:
+        self.served: Served | None = None
+        self.metrics, self._settings = metrics, settings
+
+    def _ready(self, name: str = "") -> Served:
+        if self.served is None:
+            raise ApiError(503, "the model is being loaded", code="loading", retry_after=RETRY_AFTER)
+        if not self.served.engine.healthy:
+            raise ApiError(503, "the engine has stopped", code="stopped")
+        check_model(self.served, name)
+        return self.served
+
+    async def health(self, _: Request) -> Response:
+        """Whether requests can be served."""
+        served = self._ready()
+        return _Json({"status": "ok", "model": served.name, "version": __version__})
+
+    async def prometheus(self, _: Request) -> Response:
+        """Metrics."""
+        if self.served is not None:
+            self.metrics.observe(self.served.engine)
+        return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+    async def models(self, _: Request) -> Response:
+        """The one model, in OpenAI's list."""
+        return _Json({"object": "list", "data": [self._model()]})
+
+    async def model(self, request: Request) -> Response:
+        """The model by its name."""
+        check_model(self._ready(), request.path_params["name"])
+        return _Json(self._model())
+
+    def _model(self) -> dict[str, Any]:
+        served = self._ready()
+        return {
+            "id": served.name, "object": "model", "created": served.created, "owned_by": "herd",
+            "context_length": served.engine.max_length,
+            "tools": [{"name": t.name, "description": t.description} for t in served.toolbox.tools],
+            "preset": {
+                "system": served.preset.system, "temperature": served.preset.temperature, "top_p": served.preset.top_p,
+            },
+        }  # fmt: skip
+
+    async def chat(self, request: Request) -> Response:
+        """Chat completions."""
+        body = await self._body(request, ChatRequest)
+        return await self._answer(request, Chat(self._ready(body.model), body), body.stream, named=False)
+
+    async def completions(self, request: Request) -> Response:
+        """Completions."""
+        body = await self._body(request, CompletionRequest)
+        return await self._answer(request, Completion(self._ready(body.model), body), body.stream, named=False)
+
+    async def responses(self, request: Request) -> Response:
+        """Responses."""
+        body = await self._body(request, ResponsesRequest)
+        return await self._answer(request, ModelResponse(self._ready(body.model), body), body.stream, named=True)
+
+    async def tokenize(self, request: Request) -> Response:
+        """Text or messages -> tokens."""
+        body = await self._body(request, TokenizeRequest)
+        served = self._ready(body.model)
+        if (body.text is None) == (body.messages is None):
+            raise ApiError(400, "give one of text and messages", param="text")
+        if body.text is not None:
+            tokens = await asyncio.to_thread(served.engine.tokenizer.encode, body.text)
+        else:
+            messages = conversation(body.messages or [])
+            tokens = await asyncio.to_thread(served.chat_format().encode, messages)
+        return _Json({"tokens": tokens, "count": len(tokens)})
+
+    async def detokenize(self, request: Request) -> Response:
+        """Tokens -> text."""
+        body = await self._body(request, DetokenizeRequest)
+        served = self._ready(body.model)
+        vocab = served.engine.backend.config.vocab
+        if any(not 0 <= token < vocab for token in body.tokens):
+            raise ApiError(400, f"tokens: expected numbers from 0 to {vocab - 1}", param="tokens")
+        return _Json({"text": decode_tokens(served.engine.tokenizer, body.tokens)})
+
+    async def _body(self, request: Request, kind: type[T]) -> T:
+        data = await request.body()
+        body: T = decode(data, kind)
+        if self._settings.log_prompts:
+            RECORD.get({})["body"] = msgspec.Raw(data)
+        return body
+
+    async def _answer(self, request: Request, work: Any, stream: bool, *, named: bool) -> Response:
+        """Run `work`: its parts whole, or as server-sent events (with their type's name where clients want it)."""
+        if not stream:
+            return _Json(await _unless_gone(request, work.whole(work.parts())))
+        parts = work.parts()
+        first = await _unless_gone(request, anext(parts))  # what cannot be served is an error, not a stream
+        events = work.chunks(_rejoined(first, parts))
+        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
+        return StreamingResponse(_event_stream(events, named), media_type="text/event-stream", headers=headers)
+
+
+async def _rejoined(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
+    try:
+        yield first
+        async for item in rest:
+            yield item
+    finally:
+        await rest.aclose()  # type: ignore[attr-defined]
+
+
+async def _event_stream(events: AsyncIterator[dict[str, Any]], named: bool) -> AsyncIterator[bytes]:
+    encode = msgspec.json.encode
+    try:
+        async for event in events:
+            name = b"event: " + event["type"].encode() + b"\n" if named else b""
+            yield name + b"data: " + encode(event) + b"\n\n"
+    except Exception as error:
+        body = as_api_error(error).body()
+        if named:
+            yield b"event: error\ndata: " + encode({"type": "error", **body["error"]}) + b"\n\n"
+        else:
+            yield b"data: " + encode(body) + b"\n\n"
+    finally:
+        await events.aclose()  # type: ignore[attr-defined]
+    if not named:
+        yield b"data: [DONE]\n\n"
+
+
+async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
+    """The result of `work`, which is cancelled when the client hangs up."""
+    task = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_gone(request))
+    try:
+        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+        if not task.done():
+            raise ClientDisconnect
+        return task.result()
+    finally:
+        for one in (task, gone):
+            one.cancel()
+        await asyncio.gather(task, gone, return_exceptions=True)
+
+
+async def _gone(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def create_app(
+    load: Callable[[Metrics], Served],
+    settings: GateSettings,
+    *,
+    keys: KeyFile | None = None,
+    log: Path | None = None,
+    metrics: Metrics | None = None,
+    on_ready: Callable[[Served], None] = lambda _: None,
+    on_failure: Callable[[BaseException], None] = lambda _: None,
+) -> Gate:
+    """The application. `load` makes the model on a thread of its own while /health already answers."""
+    metrics = metrics or Metrics()
+    api = Api(metrics, settings)
+
+    def start() -> None:
+        try:
+            api.served = load(metrics)
+        except BaseException as error:
+            on_failure(error)
+        else:
+            on_ready(api.served)
+
+    class Lifespan:
+        """Loads on start, closes at the end."""
+
+        def __init__(self, _: Starlette) -> None:
+            self._thread = threading.Thread(target=start, name="herd-load", daemon=True)
+
+        async def __aenter__(self) -> None:
+            self._thread.start()
+
+        async def __aexit__(self, *_: object) -> None:
+            await asyncio.to_thread(self._thread.join)
+            if api.served is not None:
+                await asyncio.to_thread(api.served.close)
+
+    async def index(_: Request) -> Response:
+        return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _POLICY})
+
+    async def docs(_: Request) -> Response:
+        return HTMLResponse(docs_page(), headers={"Content-Security-Policy": _POLICY})
+
+    async def spec(_: Request) -> Response:
+        return _Json(openapi())
+
+    def post(path: str, handler: Callable[[Request], Coroutine[Any, Any, Response]]) -> Route:
+        return Route(path, handler, methods=["POST"])
+
+    def get(path: str, handler: Callable[[Request], Coroutine[Any, Any, Response]]) -> Route:
+        return Route(path, handler, methods=["GET"])
+
+    routes = [
+        get("/", index), get("/docs", docs), get("/openapi.json", spec), get("/health", api.health),
+        get("/metrics", api.prometheus), get("/v1/models", api.models), get("/v1/models/{name:path}", api.model),
+        post("/v1/chat/completions", api.chat), post("/v1/completions", api.completions),
+        post("/v1/responses", api.responses), post("/tokenize", api.tokenize), post("/detokenize", api.detokenize),
+        Mount("/page", StaticFiles(directory=PAGE)),
+    ]  # fmt: skip
+    middleware = []
+    if settings.cors:
+        allowed = list(settings.cors)
+        middleware = [Middleware(CORSMiddleware, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])]
+
+    async def known(_: Request, error: Exception) -> Response:
+        return as_api_error(error).response()
+
+    async def missing(request: Request, _: Exception) -> Response:
+        return ApiError(404, f"there is nothing at {request.url.path}; see /docs").response()
+
+    async def wrong_method(request: Request, _: Exception) -> Response:
+        return ApiError(405, f"{request.url.path} does not take {request.method}; see /docs").response()
+
+    async def gone(_: Request, error: Exception) -> Response:
+        return Response(status_code=499)
+
+    app = Starlette(
+        routes=routes, middleware=middleware, lifespan=Lifespan,
+        exception_handlers={ApiError: known, HerdError: known, ClientDisconnect: gone, 404: missing, 405: wrong_method, 500: known},
+    )  # fmt: skip
+    return Gate(app, settings, keys, metrics, AccessLog(log, metrics))

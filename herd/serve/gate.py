@@ -1,0 +1,188 @@
+"""What stands before every request: who may come, how often, how much; and a line in the log for each."""
+
+import contextlib
+import secrets
+import sys
+import time
+from collections.abc import Iterator, MutableMapping
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import msgspec
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from herd.errors import ConfigError
+from herd.serve.errors import ApiError, as_api_error
+from herd.serve.keys import Key, KeyFile
+from herd.serve.metrics import RECORD, Metrics
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1", "[::1]"}
+PATHS = frozenset(
+    ("/", "/docs", "/health", "/metrics", "/tokenize", "/detokenize")
+    + tuple(f"/v1/{name}" for name in ("models", "chat/completions", "completions", "responses"))
+)
+_OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/page/")
+
+
+class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """Limits of a server. Rates are for each key, or for all clients together where there are no keys; 0 is none."""
+
+    max_body: int = 4 << 20  # bytes
+    requests_per_minute: int = 0
+    concurrency: int = 0
+    cors: tuple[str, ...] = ()  # origins of pages, other than the server's own, that may ask
+    loopback: bool = True  # whether only this machine can reach the server
+    log_prompts: bool = False
+
+
+class AccessLog:
+    """JSON lines in a file or on standard error. A full disk costs lines, never requests."""
+
+    def __init__(self, path: Path | None, metrics: Metrics) -> None:
+        self._metrics = metrics
+        self._file: BinaryIO = sys.stderr.buffer
+        if path is not None:
+            try:
+                self._file = path.open("ab", buffering=0)
+            except OSError as error:
+                raise ConfigError(f"--log {path}: cannot be written ({error.strerror})") from error
+
+    def write(self, record: dict[str, Any]) -> None:
+        """Add a line."""
+        try:
+            self._file.write(msgspec.json.encode(record) + b"\n")
+            self._file.flush()
+        except (OSError, ValueError):
+            self._metrics.log_errors.inc()
+
+
+class _Meter:
+    """How often and how many at a time, for each name."""
+
+    def __init__(self) -> None:
+        self._allowance: dict[str, tuple[float, float]] = {}
+        self._running: dict[str, int] = {}
+
+    def take(self, name: str, per_minute: int) -> None:
+        """Count a request; ApiError when `name` has used up what a minute gives (a bucket that refills evenly)."""
+        if not per_minute:
+            return
+        now = time.monotonic()
+        left, at = self._allowance.get(name, (float(per_minute), now))
+        left = min(float(per_minute), left + (now - at) * per_minute / 60)
+        if left < 1:
+            wait = int((1 - left) * 60 / per_minute) + 1
+            raise ApiError(
+                429, f"{per_minute} requests a minute are allowed; try again in {wait} s", code="rate_limit_exceeded",
+                retry_after=wait,
+            )  # fmt: skip
+        self._allowance[name] = (left - 1, now)
+
+    @contextlib.contextmanager
+    def running(self, name: str, most: int) -> Iterator[None]:
+        """Count a request while it runs; ApiError when as many run as may."""
+        if most and self._running.get(name, 0) >= most:
+            raise ApiError(429, f"{most} requests at a time are allowed", code="concurrency_exceeded", retry_after=1)
+        self._running[name] = self._running.get(name, 0) + 1
+        try:
+            yield
+        finally:
+            self._running[name] -= 1
+
+
+class Gate:
+    """Wraps the application."""
+
+    def __init__(
+        self, app: ASGIApp, settings: GateSettings, keys: KeyFile | None, metrics: Metrics, log: AccessLog
+    ) -> None:
+        self._app, self._settings, self._keys, self._metrics, self._log = app, settings, keys, metrics, log
+        self._meter = _Meter()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """One request."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started = time.monotonic()
+        record: dict[str, Any] = {
+            "time": time.time(), "id": f"req_{secrets.token_hex(12)}", "method": scope["method"], "path": scope["path"],
+            "client": (scope.get("client") or ("",))[0],
+        }  # fmt: skip
+        RECORD.set(record)
+        status = 499  # the client went away before it was answered
+        size = 0
+
+        async def counted() -> Message:
+            nonlocal size
+            message = await receive()
+            size += len(message.get("body", b""))
+            if size > self._settings.max_body:
+                raise self._too_large()
+            return message
+
+        async def answered(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-Id"] = record["id"]
+                headers["X-Content-Type-Options"] = "nosniff"
+            await send(message)
+
+        try:
+            headers = Headers(scope=scope)
+            self._check_origin(headers)
+            if int(headers.get("content-length") or 0) > self._settings.max_body:
+                raise self._too_large()
+            key = self._check_key(scope, headers)
+            counts = scope["method"] == "POST"
+            name = key.name if key else ""
+            record["key"] = name
+            if counts:
+                self._meter.take(name, (key and key.requests_per_minute) or self._settings.requests_per_minute)
+            most = ((key and key.concurrency) or self._settings.concurrency) if counts else 0
+            with self._meter.running(name, most):
+                await self._app(scope, counted, answered)
+        except Exception as error:
+            if status != 499:
+                raise  # the answer has begun; all that is left is to close the connection
+            await as_api_error(error).response()(scope, receive, answered)
+        finally:
+            seconds = time.monotonic() - started
+            self._metrics.requests.labels(_known(scope), str(status)).inc()
+            if scope["path"] not in ("/health", "/metrics"):
+                if scope["method"] == "POST":
+                    self._metrics.request_seconds.observe(seconds)
+                self._log.write({**record, "status": status, "seconds": round(seconds, 4)})
+
+    def _too_large(self) -> ApiError:
+        return ApiError(413, f"the body is larger than {self._settings.max_body:,} bytes", code="body_too_large")
+
+    def _check_origin(self, headers: Headers) -> None:
+        """Refuse pages of other sites, and on the loopback address names that a hostile site may have given it."""
+        host = headers.get("host", "")
+        if self._settings.loopback and (urlsplit(f"//{host}").hostname or "localhost") not in _LOOPBACK:
+            raise ApiError(403, f"the Host is {host!r}; this server answers to localhost", code="host_not_allowed")
+        origin = headers.get("origin")
+        if origin and urlsplit(origin).netloc != host and origin not in self._settings.cors:
+            raise ApiError(
+                403, f"pages of {origin!r} may not ask this server; allow them with --cors", code="origin_not_allowed"
+            )
+
+    def _check_key(self, scope: MutableMapping[str, Any], headers: Headers) -> Key | None:
+        path = scope["path"]
+        if self._keys is None or path == "/" or path.startswith(_OPEN_PATHS) or scope["method"] == "OPTIONS":
+            return None
+        kind, _, secret = headers.get("authorization", "").partition(" ")
+        key = self._keys.find(secret.strip()) if kind.lower() == "bearer" else None
+        if key is None:
+            raise ApiError(401, "give a valid key: Authorization: Bearer KEY", code="invalid_api_key")
+        return key
+
+
+def _known(scope: MutableMapping[str, Any]) -> str:
+    """The path for the metrics: only those that exist, so that strangers cannot make new series."""
+    return scope["path"] if scope["path"] in PATHS else "other"

@@ -1,0 +1,254 @@
+"""What clients send, field by field. A field that is not here is refused by its name."""
+
+from typing import Any, Literal
+
+import msgspec
+
+
+class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """A JSON object whose fields are all known."""
+
+
+class TextPart(_Body):
+    """Text as a part of a message."""
+
+    type: Literal["text", "input_text", "output_text"]
+    text: str
+    annotations: list[Any] | None = None
+    logprobs: list[Any] | None = None
+
+
+class CalledFunction(_Body):
+    """A function's name, and its arguments as JSON."""
+
+    name: str
+    arguments: str
+
+
+class CallPart(_Body):
+    """A call that an assistant made earlier."""
+
+    id: str
+    function: CalledFunction
+    type: Literal["function"] = "function"
+
+
+class ChatMessage(_Body):
+    """A turn of the conversation. What OpenAI's clients echo back empty is taken empty."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: str | list[TextPart] | None = None
+    name: str | None = None
+    tool_calls: list[CallPart] | None = None
+    tool_call_id: str | None = None
+    refusal: None = None
+    annotations: list[Any] | None = None
+    audio: None = None
+    function_call: None = None
+
+
+class FunctionSpec(_Body):
+    """A function on offer; `parameters` is a JSON schema. Its arguments are always held to it, strict or not."""
+
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ToolSpec(_Body):
+    """A tool on offer."""
+
+    type: Literal["function"]
+    function: FunctionSpec
+
+
+class ChosenFunction(_Body):
+    """The name of a function."""
+
+    name: str
+
+
+class ChosenTool(_Body):
+    """The one tool that is to be called."""
+
+    type: Literal["function"]
+    function: ChosenFunction
+
+
+class JsonSchema(_Body):
+    """A schema that the reply is held to, strict or not."""
+
+    name: str = "reply"
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextFormat(_Body, tag="text", tag_field="type"):
+    """Plain text."""
+
+
+class JsonObjectFormat(_Body, tag="json_object", tag_field="type"):
+    """Any JSON object."""
+
+
+class JsonSchemaFormat(_Body, tag="json_schema", tag_field="type"):
+    """JSON of one schema."""
+
+    json_schema: JsonSchema
+
+
+class StreamOptions(_Body):
+    """What a stream has beside the text."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class Sampled(_Body):
+    """What chat completions and completions share. Defaults are the model's own preset."""
+
+    model: str = ""
+    stream: bool = False
+    stream_options: StreamOptions | None = None
+    n: int | None = None
+    stop: str | list[str] | None = None
+    seed: int | None = None
+    temperature: float | None = None
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repetition_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+    max_tokens: int | None = None
+    ignore_eos: bool = False
+    timeout: float | None = None  # seconds
+    priority: int = 0
+    grammar: str | None = None  # Lark
+    regex: str | None = None
+    user: str | None = None
+
+
+class ChatRequest(Sampled):
+    """POST /v1/chat/completions."""
+
+    messages: list[ChatMessage]
+    tools: list[ToolSpec] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenTool | None = None
+    parallel_tool_calls: bool | None = None
+    response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = None
+    max_completion_tokens: int | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    safety_identifier: str | None = None
+
+
+class CompletionRequest(Sampled):
+    """POST /v1/completions. A prompt may be text, tokens, or a list of either."""
+
+    prompt: str | list[str | int | list[int]]
+    logprobs: int | None = None
+    echo: bool = False
+
+
+class FunctionItem(_Body):
+    """A function on offer, as the Responses API has it."""
+
+    type: Literal["function"]
+    name: str
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class ChosenItem(_Body):
+    """The one function that is to be called."""
+
+    type: Literal["function"]
+    name: str
+
+
+class MessageItem(_Body, tag="message", tag_field="type"):
+    """A turn."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[TextPart]
+    id: str | None = None
+    status: str | None = None
+    phase: str | None = None
+
+
+class CallItem(_Body, tag="function_call", tag_field="type"):
+    """A call that the model made earlier."""
+
+    call_id: str
+    name: str
+    arguments: str
+    id: str | None = None
+    status: str | None = None
+    namespace: str | None = None
+
+
+class CallOutputItem(_Body, tag="function_call_output", tag_field="type"):
+    """What a call gave."""
+
+    call_id: str
+    output: str
+    id: str | None = None
+    status: str | None = None
+
+
+class SchemaText(_Body, tag="json_schema", tag_field="type"):
+    """JSON of one schema, as the Responses API has it."""
+
+    name: str = "reply"
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class TextConfig(_Body):
+    """How the text is to be."""
+
+    format: TextFormat | JsonObjectFormat | SchemaText | None = None
+    verbosity: None = None
+
+
+class ResponsesRequest(_Body):
+    """POST /v1/responses. Nothing is stored: a conversation is sent whole."""
+
+    input: str | list[dict[str, Any]]
+    model: str = ""
+    instructions: str | None = None
+    tools: list[FunctionItem] | None = None
+    tool_choice: Literal["none", "auto", "required"] | ChosenItem | None = None
+    parallel_tool_calls: bool | None = None
+    text: TextConfig | None = None
+    stream: bool = False
+    temperature: float | None = None
+    top_p: float | None = None
+    max_output_tokens: int | None = None
+    metadata: dict[str, str] | None = None
+    store: bool | None = None
+    user: str | None = None
+    truncation: Literal["disabled"] | None = None
+
+
+class TokenizeRequest(_Body):
+    """POST /tokenize: text, or messages as the model would be shown them."""
+
+    text: str | None = None
+    messages: list[ChatMessage] | None = None
+    model: str = ""
+
+
+class DetokenizeRequest(_Body):
+    """POST /detokenize."""
+
+    tokens: list[int]
+    model: str = ""

@@ -1,0 +1,45 @@
+"""Tools that herd itself runs for a model, and the box that holds them."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from herd.errors import HerdError
+from herd.text.messages import Tool, ToolCall
+
+MAX_OUTPUT = 20_000
+"""Characters of a tool's output that a model is shown."""
+
+
+@dataclass
+class ToolBox:
+    """Tools and how to run them. `closers` are called when the box is done with."""
+
+    runners: dict[str, tuple[Tool, Callable[[dict[str, object]], str]]] = field(default_factory=dict)
+    closers: list[Callable[[], None]] = field(default_factory=list)
+
+    @property
+    def tools(self) -> list[Tool]:
+        """What a model is offered."""
+        return [tool for tool, _ in self.runners.values()]
+
+    def add(self, tool: Tool, run: Callable[[dict[str, object]], str]) -> None:
+        """Put a tool in; one of the same name gives way."""
+        self.runners[tool.name] = (tool, run)
+
+    def run(self, call: ToolCall) -> str:
+        """What a call gives, for the model to read: also when the tool fails, for then it can try again."""
+        if call.name not in self.runners:
+            return f"error: there is no tool called {call.name!r}"
+        try:
+            output = self.runners[call.name][1](call.arguments)
+        except HerdError as error:
+            output = f"error: {error}"
+        if len(output) > MAX_OUTPUT:
+            output = output[:MAX_OUTPUT] + f"\n[{len(output) - MAX_OUTPUT:,} more characters left out]"
+        return output
+
+    def close(self) -> None:
+        """Stop what the tools keep running."""
+        for close in self.closers:
+            close()
+        self.closers.clear()
