@@ -9,7 +9,7 @@ Examples:
 """
 
 import datetime
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Optional
 
@@ -19,7 +19,7 @@ from herd.errors import ConfigError
 from herd.serve.keys import KeyFile
 
 
-class Action(str, Enum):
+class Action(StrEnum):
     """What to do."""
 
     add = "add"

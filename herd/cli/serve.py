@@ -129,7 +129,9 @@ def command(
         at = sock.getsockname()
         shown = f"[{at[0]}]" if ":" in at[0] else at[0]
         scheme = "https" if ssl_cert else "http"
-        print(f"herd: serving {served.name} at {scheme}://{shown}:{at[1]} (API: /v1, described at /docs)", file=sys.stderr)
+        print(
+            f"herd: serving {served.name} at {scheme}://{shown}:{at[1]} (API: /v1, described at /docs)", file=sys.stderr
+        )
 
     def failed(error: BaseException) -> None:
         print(f"herd: {error if isinstance(error, HerdError) else repr(error)}", file=sys.stderr, flush=True)

@@ -124,7 +124,9 @@ def _call(tool: Tool) -> tuple[str, str]:
 
 def forced_calls(tools: Sequence[Tool], *, several: bool) -> str:
     """A reply of calls and nothing else, in Llama's JSON form; more than one is separated by `; `."""
-    rules = [f"call_{i}: {json.dumps(''.join(_call(t)))} {_json_rule(_arguments(t))} " + '"}"' for i, t in enumerate(tools)]
+    rules = [
+        f"call_{i}: {json.dumps(''.join(_call(t)))} {_json_rule(_arguments(t))} " + '"}"' for i, t in enumerate(tools)
+    ]
     one = " | ".join(f"call_{i}" for i in range(len(tools)))
     more = f' ("; " call){{0,{_MOST_CALLS - 1}}}' if several else ""
     return "\n".join([f"start: call{more}", f"call: {one}", *rules])

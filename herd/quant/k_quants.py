@@ -26,8 +26,8 @@ def _affine_parts(parts: Floats, top: int, first: float, steps: int) -> tuple[Fl
         found: Floats = (weight * (scale * q + minimum - parts) ** 2).sum(1, keepdims=True)
         return found
 
-    scale, minimum = width / np.float32(top), low
-    best = error(np.rint((parts - low) * (top / width)).clip(0, top), scale, minimum)
+    scale, minimum = (width / np.float32(top)).astype(np.float32), low
+    best = error(np.rint((parts - low) * (np.float32(top) / width)).clip(0, top), scale, minimum)
     for step in range(steps + 1):
         q = np.rint((parts - low) * (np.float32(first + 0.1 * step + top) / width)).clip(0, top)
         sum_q, sum_q2 = (weight * q).sum(1, keepdims=True), (weight * q * q).sum(1, keepdims=True)

@@ -53,7 +53,9 @@ class Chat:
         self.offer = offer(body.tools, body.tool_choice, body.parallel_tool_calls)
         self.grammar = constraint(body, body.response_format)
         if self.grammar is not None and self.offer.choice not in ("auto", "none"):
-            raise ApiError(400, "tool_choice cannot force a call and response_format hold the text", param="tool_choice")
+            raise ApiError(
+                400, "tool_choice cannot force a call and response_format hold the text", param="tool_choice"
+            )
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
 
@@ -183,7 +185,8 @@ def _arguments(text: str, where: str) -> dict[str, Any]:
 def offer(tools: Sequence[ToolSpec] | None, choice: str | ChosenTool | None, parallel: bool | None) -> Offer:
     """What the client's tools and tool_choice mean."""
     offered = tuple(
-        Tool(tool.function.name, tool.function.description or "", tool.function.parameters or {}) for tool in tools or ()
+        Tool(tool.function.name, tool.function.description or "", tool.function.parameters or {})
+        for tool in tools or ()
     )
     names = [tool.name for tool in offered]
     if len(set(names)) < len(names):

@@ -26,7 +26,9 @@ class Completion:
         )  # fmt: skip
         self.prompts = [self._tokens(prompt) for prompt in _prompts(body.prompt)]
         if len(self.prompts) > MAX_PROMPTS:
-            raise ApiError(400, f"prompt has {len(self.prompts)} prompts; expected {MAX_PROMPTS} at most", param="prompt")
+            raise ApiError(
+                400, f"prompt has {len(self.prompts)} prompts; expected {MAX_PROMPTS} at most", param="prompt"
+            )
         for prompt in self.prompts:
             check_prompt(served, len(prompt))
         self.grammar = constraint(body, None)
@@ -141,14 +143,18 @@ def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
     if prompt and all(isinstance(item, int) for item in prompt):
         return [prompt]
     if not prompt or any(isinstance(item, int) for item in prompt):
-        raise ApiError(400, "prompt is an empty or a mixed list; expected text, tokens, or a list of one of them", param="prompt")
+        raise ApiError(
+            400, "prompt is an empty or a mixed list; expected text, tokens, or a list of one of them", param="prompt"
+        )
     return list(prompt)
 
 
 def _sum(total: Usage, part: Usage, first: bool) -> Usage:
     """Usage over prompts and choices: a prompt counts once."""
     summed = add(total, part)
-    return Usage(total.prompt + (part.prompt if first else 0), summed.completion, total.cached + (part.cached if first else 0))
+    return Usage(
+        total.prompt + (part.prompt if first else 0), summed.completion, total.cached + (part.cached if first else 0)
+    )
 
 
 def _ensure_finished(event: Event) -> None:

@@ -20,8 +20,18 @@ from herd.serve.metrics import RECORD, Metrics
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1", "[::1]"}
 PATHS = frozenset(
-    ("/", "/docs", "/health", "/metrics", "/tokenize", "/detokenize")
-    + tuple(f"/v1/{name}" for name in ("models", "chat/completions", "completions", "responses"))
+    [
+        "/",
+        "/docs",
+        "/health",
+        "/metrics",
+        "/tokenize",
+        "/detokenize",
+        "/v1/models",
+        "/v1/chat/completions",
+        "/v1/completions",
+        "/v1/responses",
+    ]
 )
 _OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/page/")
 

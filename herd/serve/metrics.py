@@ -29,7 +29,9 @@ class Metrics:
         self.cached_tokens = counter("herd_cached_prompt_tokens", "Tokens of prompts that were found in the cache.")
         self.completion_tokens = counter("herd_completion_tokens", "Tokens generated.")
         self.log_errors = counter("herd_log_errors", "Lines of the access log that could not be written.")
-        self.first_token = self._histogram("herd_time_to_first_token_seconds", "From a request's start to its first token.")
+        self.first_token = self._histogram(
+            "herd_time_to_first_token_seconds", "From a request's start to its first token."
+        )
         self.between_tokens = self._histogram("herd_time_between_tokens_seconds", "Between a reply's tokens.")
         self.request_seconds = self._histogram("herd_request_seconds", "From a request's start to its end.")
         self.now = self._gauge("herd_requests_in_flight", "Replies being made.")

@@ -15,9 +15,9 @@ from herd.errors import HerdError
 from herd.serve.errors import ApiError
 from herd.serve.metrics import Metrics
 from herd.text.chat import ChatFormat
-from herd.text.messages import BUILTIN_TOOLS, Message, Tool, ToolCall
+from herd.text.messages import Message, Tool, ToolCall
 from herd.text.tool_calls import ReplyParser
-from herd.tools import ToolBox
+from herd.tools import BUILTIN, ToolBox
 from herd.weights.presets import Preset
 
 MAX_STEPS = 8
@@ -116,16 +116,18 @@ async def reply(
 ) -> AsyncIterator[Part]:
     """Replies to a conversation. While the model calls tools of the server they are run and it goes on."""
     chat = served.chat_format()
-    own = {tool.name: tool for tool in served.toolbox.tools}
-    tools = (*offer.tools, *(t for t in own.values() if t.name not in {o.name for o in offer.tools}))
+    asked = {tool.name for tool in offer.tools}
+    tools = (*offer.tools, *(t for t in served.toolbox.tools if t.name not in asked))
+    own = served.toolbox.names() - asked
     if offer.choice == "none":
         tools = ()
     if own and tools and params.n > 1:
         raise ApiError(400, "n above 1 does not go with tools that the server runs", param="n")
     conversation = list(messages)
-    builtin = [t.name for t in tools if t.name in BUILTIN_TOOLS and t.name in own and chat.show_special]
-    functions = [t for t in tools if t.name not in builtin]
-    known = frozenset(t.name for t in tools)
+    trained = {ours: name for ours, name in BUILTIN.items() if ours in own} if chat.show_special and tools else {}
+    builtin = list(trained.values())
+    functions = [t for t in tools if t.name not in trained]
+    known = frozenset(t.name for t in tools) | (own if tools else frozenset())
     seconds = limits.timeout or served.timeout
     ends = None if seconds is None else time.monotonic() + seconds
     generated = 0  # tokens, in the steps before this one
@@ -242,7 +244,10 @@ def check_model(served: Served, name: str) -> None:
     """ApiError when a request is for another model."""
     if name and name != served.name:
         raise ApiError(
-            404, f"the model {name!r} is not served here; this is {served.name!r}", param="model", code="model_not_found"
+            404,
+            f"the model {name!r} is not served here; this is {served.name!r}",
+            param="model",
+            code="model_not_found",
         )
 
 
@@ -252,5 +257,3 @@ def ensure_finished(part: Part) -> None:
         raise ApiError(504, "the request's time was up before the reply was complete", code="timeout")
     if part.reason == "cancelled":
         raise ApiError(503, "the server is shutting down", code="shutdown")
-
-

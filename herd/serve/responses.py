@@ -68,7 +68,8 @@ class Response:
         output: list[dict[str, Any]] = []
         yield event("created", response=self._response("in_progress", [], None))
         yield event("in_progress", response=self._response("in_progress", [], None))
-        total, reason, open_text = Usage(0, 0, 0), None, None
+        total, reason = Usage(0, 0, 0), None
+        open_text: dict[str, Any] | None = None
         async for part in parts:
             ensure_finished(part)
             if part.text:
@@ -161,7 +162,8 @@ def _items(given: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
         if kind == "reasoning":
             continue
         try:
-            found.append((where, msgspec.convert({"type": kind, **item}, type=_ITEMS)))
+            given_fields = {name: value for name, value in item.items() if value is not None}
+            found.append((where, msgspec.convert({"type": kind, **given_fields}, type=_ITEMS)))
         except msgspec.ValidationError as error:
             raise ApiError(400, f"{where}: {error}", param=where) from error
     return found

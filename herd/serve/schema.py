@@ -9,7 +9,7 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     """A JSON object whose fields are all known."""
 
 
-class TextPart(_Body):
+class TextPart(_Body, frozen=True, kw_only=True):
     """Text as a part of a message."""
 
     type: Literal["text", "input_text", "output_text"]
@@ -18,14 +18,14 @@ class TextPart(_Body):
     logprobs: list[Any] | None = None
 
 
-class CalledFunction(_Body):
+class CalledFunction(_Body, frozen=True, kw_only=True):
     """A function's name, and its arguments as JSON."""
 
     name: str
     arguments: str
 
 
-class CallPart(_Body):
+class CallPart(_Body, frozen=True, kw_only=True):
     """A call that an assistant made earlier."""
 
     id: str
@@ -33,7 +33,7 @@ class CallPart(_Body):
     type: Literal["function"] = "function"
 
 
-class ChatMessage(_Body):
+class ChatMessage(_Body, frozen=True, kw_only=True):
     """A turn of the conversation. What OpenAI's clients echo back empty is taken empty."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
@@ -47,7 +47,7 @@ class ChatMessage(_Body):
     function_call: None = None
 
 
-class FunctionSpec(_Body):
+class FunctionSpec(_Body, frozen=True, kw_only=True):
     """A function on offer; `parameters` is a JSON schema. Its arguments are always held to it, strict or not."""
 
     name: str
@@ -56,27 +56,27 @@ class FunctionSpec(_Body):
     strict: bool | None = None
 
 
-class ToolSpec(_Body):
+class ToolSpec(_Body, frozen=True, kw_only=True):
     """A tool on offer."""
 
     type: Literal["function"]
     function: FunctionSpec
 
 
-class ChosenFunction(_Body):
+class ChosenFunction(_Body, frozen=True, kw_only=True):
     """The name of a function."""
 
     name: str
 
 
-class ChosenTool(_Body):
+class ChosenTool(_Body, frozen=True, kw_only=True):
     """The one tool that is to be called."""
 
     type: Literal["function"]
     function: ChosenFunction
 
 
-class JsonSchema(_Body):
+class JsonSchema(_Body, frozen=True, kw_only=True):
     """A schema that the reply is held to, strict or not."""
 
     name: str = "reply"
@@ -85,28 +85,28 @@ class JsonSchema(_Body):
     strict: bool | None = None
 
 
-class TextFormat(_Body, tag="text", tag_field="type"):
+class TextFormat(_Body, tag="text", tag_field="type", frozen=True, kw_only=True):
     """Plain text."""
 
 
-class JsonObjectFormat(_Body, tag="json_object", tag_field="type"):
+class JsonObjectFormat(_Body, tag="json_object", tag_field="type", frozen=True, kw_only=True):
     """Any JSON object."""
 
 
-class JsonSchemaFormat(_Body, tag="json_schema", tag_field="type"):
+class JsonSchemaFormat(_Body, tag="json_schema", tag_field="type", frozen=True, kw_only=True):
     """JSON of one schema."""
 
     json_schema: JsonSchema
 
 
-class StreamOptions(_Body):
+class StreamOptions(_Body, frozen=True, kw_only=True):
     """What a stream has beside the text."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
 
 
-class Sampled(_Body):
+class Sampled(_Body, frozen=True, kw_only=True):
     """What chat completions and completions share. Defaults are the model's own preset."""
 
     model: str = ""
@@ -132,7 +132,7 @@ class Sampled(_Body):
     user: str | None = None
 
 
-class ChatRequest(Sampled):
+class ChatRequest(Sampled, frozen=True, kw_only=True):
     """POST /v1/chat/completions."""
 
     messages: list[ChatMessage]
@@ -148,7 +148,7 @@ class ChatRequest(Sampled):
     safety_identifier: str | None = None
 
 
-class CompletionRequest(Sampled):
+class CompletionRequest(Sampled, frozen=True, kw_only=True):
     """POST /v1/completions. A prompt may be text, tokens, or a list of either."""
 
     prompt: str | list[str | int | list[int]]
@@ -156,7 +156,7 @@ class CompletionRequest(Sampled):
     echo: bool = False
 
 
-class FunctionItem(_Body):
+class FunctionItem(_Body, frozen=True, kw_only=True):
     """A function on offer, as the Responses API has it."""
 
     type: Literal["function"]
@@ -166,14 +166,14 @@ class FunctionItem(_Body):
     strict: bool | None = None
 
 
-class ChosenItem(_Body):
+class ChosenItem(_Body, frozen=True, kw_only=True):
     """The one function that is to be called."""
 
     type: Literal["function"]
     name: str
 
 
-class MessageItem(_Body, tag="message", tag_field="type"):
+class MessageItem(_Body, tag="message", tag_field="type", frozen=True, kw_only=True):
     """A turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
@@ -183,7 +183,7 @@ class MessageItem(_Body, tag="message", tag_field="type"):
     phase: str | None = None
 
 
-class CallItem(_Body, tag="function_call", tag_field="type"):
+class CallItem(_Body, tag="function_call", tag_field="type", frozen=True, kw_only=True):
     """A call that the model made earlier."""
 
     call_id: str
@@ -194,7 +194,7 @@ class CallItem(_Body, tag="function_call", tag_field="type"):
     namespace: str | None = None
 
 
-class CallOutputItem(_Body, tag="function_call_output", tag_field="type"):
+class CallOutputItem(_Body, tag="function_call_output", tag_field="type", frozen=True, kw_only=True):
     """What a call gave."""
 
     call_id: str
@@ -203,7 +203,7 @@ class CallOutputItem(_Body, tag="function_call_output", tag_field="type"):
     status: str | None = None
 
 
-class SchemaText(_Body, tag="json_schema", tag_field="type"):
+class SchemaText(_Body, tag="json_schema", tag_field="type", frozen=True, kw_only=True):
     """JSON of one schema, as the Responses API has it."""
 
     name: str = "reply"
@@ -212,14 +212,14 @@ class SchemaText(_Body, tag="json_schema", tag_field="type"):
     strict: bool | None = None
 
 
-class TextConfig(_Body):
+class TextConfig(_Body, frozen=True, kw_only=True):
     """How the text is to be."""
 
     format: TextFormat | JsonObjectFormat | SchemaText | None = None
     verbosity: None = None
 
 
-class ResponsesRequest(_Body):
+class ResponsesRequest(_Body, frozen=True, kw_only=True):
     """POST /v1/responses. Nothing is stored: a conversation is sent whole."""
 
     input: str | list[dict[str, Any]]
@@ -239,7 +239,7 @@ class ResponsesRequest(_Body):
     truncation: Literal["disabled"] | None = None
 
 
-class TokenizeRequest(_Body):
+class TokenizeRequest(_Body, frozen=True, kw_only=True):
     """POST /tokenize: text, or messages as the model would be shown them."""
 
     text: str | None = None
@@ -247,7 +247,7 @@ class TokenizeRequest(_Body):
     model: str = ""
 
 
-class DetokenizeRequest(_Body):
+class DetokenizeRequest(_Body, frozen=True, kw_only=True):
     """POST /detokenize."""
 
     tokens: list[int]

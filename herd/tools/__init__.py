@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from herd.errors import HerdError
 from herd.text.messages import Tool, ToolCall
 
+BUILTIN = {"code_interpreter": "code_interpreter", "calculator": "wolfram_alpha", "search": "brave_search"}
+"""Tools by the names that Llama 3.1 was trained to call them by."""
 MAX_OUTPUT = 20_000
 """Characters of a tool's output that a model is shown."""
 
@@ -16,6 +18,10 @@ class ToolBox:
 
     runners: dict[str, tuple[Tool, Callable[[dict[str, object]], str]]] = field(default_factory=dict)
     closers: list[Callable[[], None]] = field(default_factory=list)
+
+    def names(self) -> frozenset[str]:
+        """All names that a call may have."""
+        return frozenset(self.runners) | {BUILTIN[name] for name in self.runners if name in BUILTIN}
 
     @property
     def tools(self) -> list[Tool]:
@@ -28,10 +34,11 @@ class ToolBox:
 
     def run(self, call: ToolCall) -> str:
         """What a call gives, for the model to read: also when the tool fails, for then it can try again."""
-        if call.name not in self.runners:
+        name = next((ours for ours, trained in BUILTIN.items() if trained == call.name), call.name)
+        if name not in self.runners:
             return f"error: there is no tool called {call.name!r}"
         try:
-            output = self.runners[call.name][1](call.arguments)
+            output = self.runners[name][1](call.arguments)
         except HerdError as error:
             output = f"error: {error}"
         if len(output) > MAX_OUTPUT:

@@ -16,7 +16,12 @@ NAMES = ("code_interpreter", "calculator", "search")
 
 
 def _one(name: str) -> dict[str, object]:
-    return {"type": "object", "properties": {name: {"type": "string"}}, "required": [name], "additionalProperties": False}
+    return {
+        "type": "object",
+        "properties": {name: {"type": "string"}},
+        "required": [name],
+        "additionalProperties": False,
+    }
 
 
 def _text(arguments: dict[str, object], name: str) -> str:
@@ -41,17 +46,16 @@ def add_tools(box: ToolBox, names: Sequence[str], documents: Path | None = None)
             lambda arguments: sandbox.run(_text(arguments, "code")),
         )
     if "calculator" in names:
-        for name in ("calculator", "wolfram_alpha"):
-            key = "query" if name == "wolfram_alpha" else "expression"
-            text = "Compute an arithmetic expression, like sqrt(2) * 3**4 or 15% of 80."
-            box.add(Tool(name, text, _one(key)), lambda arguments, key=key: calculate(_text(arguments, key)))  # type: ignore[misc]
+        box.add(
+            Tool("calculator", "Compute arithmetic, like sqrt(2) * 3**4 or 15% of 80.", _one("query")),
+            lambda arguments: calculate(_text(arguments, "query")),
+        )
     if "search" in names:
         if documents is None:
             raise ConfigError("--tools search needs --documents FOLDER")
         index = Index(documents)
         box.closers.append(index.close)
-        for name in ("search", "brave_search"):
-            box.add(
-                Tool(name, "Search the documents on this machine.", _one("query")),
-                lambda arguments: index.search(_text(arguments, "query")),
-            )
+        box.add(
+            Tool("search", "Search the documents on this machine.", _one("query")),
+            lambda arguments: index.search(_text(arguments, "query")),
+        )
