@@ -4,6 +4,7 @@
 Examples:
   herd chat
   herd chat Llama-3.1-8B-Instruct --temperature 0.6
+  herd chat --tools code_interpreter,calculator --documents notes/
   echo "What is the capital of France?" | herd chat
 """
 
@@ -16,16 +17,21 @@ from herd.cli.common import (
     BackendFlag,
     ContextFlag,
     DeviceFlag,
+    DocumentsFlag,
     DtypeFlag,
     KvCacheFlag,
     MaxTokensFlag,
+    McpFlag,
     Model,
     SeedFlag,
     TemperatureFlag,
     ThreadsFlag,
+    ToolsFlag,
     TopKFlag,
     TopPFlag,
     open_model,
+    open_tools,
+    show_call,
     state_home,
 )
 from herd.config import read
@@ -55,7 +61,11 @@ def command(
     threads: ThreadsFlag = None,
     context: ContextFlag = None,
     kv_cache: KvCacheFlag = None,
+    tools: ToolsFlag = None,
+    mcp: McpFlag = None,
+    documents: DocumentsFlag = None,
 ) -> None:
+    box = open_tools(tools, mcp, documents)
     checkpoint = open_model(model)
     preset = preset_for(checkpoint.config)
     params = read(
@@ -76,8 +86,11 @@ def command(
     opened = open_engine(
         checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context, kv_cache=kv_cache
     )
-    with opened as engine:
+    with opened as engine, box:
         conversation = Conversation(engine, dialog, params, [Message("system", spoken)] if spoken else [])
+        if box.runners:
+            conversation.run = box.run
+            conversation.tools, conversation.builtin = box.offered(dialog.show_special)
         if sys.stdin.isatty() and sys.stdout.isatty():
             from herd.cli.terminal import Terminal
 
@@ -89,5 +102,5 @@ def command(
                 "nothing to answer: standard input is empty; pipe a question in, or run it in a terminal"
             )
         for part in conversation.say(question):
-            print(part if isinstance(part, str) else f"{part.name}({part.arguments})", end="", flush=True)
+            print(part if isinstance(part, str) else f"\n{show_call(part)}\n", end="", flush=True)
         print()

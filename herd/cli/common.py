@@ -7,9 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
+import msgspec
 import typer
 
+from herd.engine.conversation import ToolResult
 from herd.errors import ConfigError
+from herd.text.messages import ToolCall
+from herd.tools import ToolBox
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.hub import DEFAULT_MODEL, WHEELS, find, pull
 
@@ -30,6 +34,11 @@ TemperatureFlag = Annotated[Optional[float], typer.Option(help="0 is greedy. Def
 TopPFlag = Annotated[Optional[float], typer.Option(help="Sample from the likeliest tokens of this total probability.")]
 TopKFlag = Annotated[Optional[int], typer.Option(help="Sample from this many likeliest tokens; 0 is all.")]
 SeedFlag = Annotated[Optional[int], typer.Option(help="Makes samples repeatable.")]
+ToolsFlag = Annotated[
+    Optional[str], typer.Option(help="Tools that herd runs: code_interpreter, calculator, search; comma-separated.")
+]
+McpFlag = Annotated[Optional[Path], typer.Option(help="MCP servers whose tools join, as a JSON file of mcpServers.")]
+DocumentsFlag = Annotated[Optional[Path], typer.Option(help="A folder of text files for the search tool.")]
 MaxTokensFlag = Annotated[Optional[int], typer.Option(help="At most this many tokens a reply.")]
 
 
@@ -63,6 +72,29 @@ def open_model(name: str = DEFAULT_MODEL) -> Checkpoint:
         print(f"Fetching {name} (once) ...", file=sys.stderr)
         path = pull(name, home)
     return open_checkpoint(path)
+
+
+def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> ToolBox:
+    """The tools that flags ask for."""
+    from herd.tools.builtin import add_tools
+
+    box = ToolBox()
+    add_tools(box, [n.strip() for n in (names or "").split(",") if n.strip()], documents)
+    if mcp is not None:
+        from herd.tools.mcp import add_servers
+
+        add_servers(box, mcp)
+    return box
+
+
+def show_call(part: ToolCall | ToolResult) -> str:
+    """A call, or what it gave, as Markdown."""
+    if isinstance(part, ToolResult):
+        return f"```\n{part.output.strip()}\n```"
+    code = part.arguments.get("code")
+    if part.name == "code_interpreter" and isinstance(code, str):
+        return f"```python\n{code}\n```"
+    return f"`{part.name}({msgspec.json.encode(part.arguments).decode()})`"
 
 
 @contextlib.contextmanager

@@ -22,20 +22,18 @@ from herd.cli.common import (
     BackendFlag,
     ContextFlag,
     DeviceFlag,
+    DocumentsFlag,
     DtypeFlag,
     KvCacheFlag,
+    McpFlag,
     Model,
     ThreadsFlag,
+    ToolsFlag,
     open_model,
+    open_tools,
 )
 from herd.errors import ConfigError, FormatError, HerdError, MissingDependencyError
 from herd.weights.hub import DEFAULT_MODEL
-
-ToolsFlag = Annotated[
-    Optional[str], typer.Option(help="Tools that herd runs: code_interpreter, calculator, search; comma-separated.")
-]
-McpFlag = Annotated[Optional[Path], typer.Option(help="MCP servers whose tools join, as a JSON file of mcpServers.")]
-DocumentsFlag = Annotated[Optional[Path], typer.Option(help="A folder of text files for the search tool.")]
 
 
 def command(
@@ -145,23 +143,9 @@ def command(
 
     app = create_app(
         load, settings, keys=key_file, log=log, metrics=Metrics(os.environ.get("PROMETHEUS_MULTIPROC_DIR")),
-        on_ready=ready, on_failure=failed,
+        ready_first=inherited is not None, on_ready=ready, on_failure=failed,
     )  # fmt: skip
     serve(app, sock, grace=grace, certificate=ssl_cert, key=ssl_key)()
-
-
-def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> Any:
-    """The tools that flags ask for."""
-    from herd.tools import ToolBox
-    from herd.tools.builtin import add_tools
-
-    box = ToolBox()
-    add_tools(box, [n.strip() for n in (names or "").split(",") if n.strip()], documents)
-    if mcp is not None:
-        from herd.tools.mcp import add_servers
-
-        add_servers(box, mcp)
-    return box
 
 
 def _is_loopback(host: str) -> bool:

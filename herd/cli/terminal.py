@@ -12,8 +12,9 @@ from rich.console import Console
 from rich.live import Live
 from rich.markdown import Markdown
 
+from herd.cli.common import show_call
 from herd.config import read
-from herd.engine.conversation import Conversation
+from herd.engine.conversation import Conversation, ToolResult
 from herd.engine.request import SamplingParams
 from herd.errors import ConfigError, HerdError
 from herd.text.messages import Message, Tool, ToolCall
@@ -123,15 +124,11 @@ class Terminal:
                 f"({usage.prompt} of prompt, {usage.cached} cached)"
             )
 
-    def _timed(self, parts: Iterator[str | ToolCall]) -> Iterator[str]:
+    def _timed(self, parts: Iterator[str | ToolCall | ToolResult]) -> Iterator[str]:
         self._first = 0.0
         for part in parts:
             self._first = self._first or time.monotonic()
-            yield (
-                part
-                if isinstance(part, str)
-                else f"\n\n`{part.name}({msgspec.json.encode(part.arguments).decode()})`\n\n"
-            )
+            yield part if isinstance(part, str) else f"\n\n{show_call(part)}\n\n"
 
     def _reset(self) -> None:
         messages = self._conversation.messages

@@ -160,7 +160,8 @@ class Engine:
         if self._closed:
             raise EngineStoppedError("the engine is closed")
         groups = [self._sequences(request) for request in requests]
-        if len(self.scheduler.waiting) + sum(map(len, groups)) > self._max_waiting:
+        waiting = len(self.scheduler.waiting) + self._inbox.qsize()  # what the engine has not looked at yet waits too
+        if waiting + sum(map(len, groups)) > self._max_waiting:
             raise QueueFullError(f"the queue is full ({self._max_waiting} requests wait); try again later")
         with self._start:
             if self._thread is None and not self._closed:

@@ -200,10 +200,13 @@ def create_app(
     keys: KeyFile | None = None,
     log: Path | None = None,
     metrics: Metrics | None = None,
+    ready_first: bool = False,
     on_ready: Callable[[Served], None] = lambda _: None,
     on_failure: Callable[[BaseException], None] = lambda _: None,
 ) -> Gate:
-    """The application. `load` makes the model on a thread of its own while /health already answers."""
+    """The application. `load` makes the model on a thread of its own while /health already answers; with `ready_first`
+    nothing answers before, as it must be where others listen on the same port.
+    """
     metrics = metrics or Metrics()
     api = Api(metrics, settings)
 
@@ -223,6 +226,8 @@ def create_app(
 
         async def __aenter__(self) -> None:
             self._thread.start()
+            if ready_first:
+                await asyncio.to_thread(self._thread.join)
 
         async def __aexit__(self, *_: object) -> None:
             await asyncio.to_thread(self._thread.join)

@@ -50,7 +50,7 @@ class Chat:
             served, body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None
         )
         self.messages = conversation(body.messages)
-        self.offer = offer(body.tools, body.tool_choice, body.parallel_tool_calls)
+        self.offer = offer(body.tools, body.tool_choice, body.parallel_tool_calls, served.toolbox.tools)
         self.grammar = constraint(body, body.response_format)
         if self.grammar is not None and self.offer.choice not in ("auto", "none"):
             raise ApiError(
@@ -182,8 +182,10 @@ def _arguments(text: str, where: str) -> dict[str, Any]:
         ) from error
 
 
-def offer(tools: Sequence[ToolSpec] | None, choice: str | ChosenTool | None, parallel: bool | None) -> Offer:
-    """What the client's tools and tool_choice mean."""
+def offer(
+    tools: Sequence[ToolSpec] | None, choice: str | ChosenTool | None, parallel: bool | None, own: Sequence[Tool] = ()
+) -> Offer:
+    """What the client's tools and tool_choice mean, beside tools of the server's own."""
     offered = tuple(
         Tool(tool.function.name, tool.function.description or "", tool.function.parameters or {})
         for tool in tools or ()
@@ -192,9 +194,9 @@ def offer(tools: Sequence[ToolSpec] | None, choice: str | ChosenTool | None, par
     if len(set(names)) < len(names):
         raise ApiError(400, "tools: two have the same name", param="tools")
     wanted = choice.function.name if isinstance(choice, ChosenTool) else choice or "auto"
-    if isinstance(choice, ChosenTool) and wanted not in names:
+    if isinstance(choice, ChosenTool) and wanted not in {*names, *(tool.name for tool in own)}:
         raise ApiError(400, f"tool_choice names {wanted!r}, which is not among tools", param="tool_choice")
-    if wanted == "required" and not offered:
+    if wanted == "required" and not (offered or own):
         raise ApiError(400, "tool_choice is required, and there are no tools", param="tool_choice")
     return Offer(offered, wanted, True if parallel is None else parallel)
 

@@ -126,7 +126,7 @@ async def reply(
     conversation = list(messages)
     trained = {ours: name for ours, name in BUILTIN.items() if ours in own} if chat.show_special and tools else {}
     builtin = list(trained.values())
-    functions = [t for t in tools if t.name not in trained]
+    functions = [t for t in tools if t.name not in trained or offer.choice in (t.name, "required")]
     known = frozenset(t.name for t in tools) | (own if tools else frozenset())
     seconds = limits.timeout or served.timeout
     ends = None if seconds is None else time.monotonic() + seconds

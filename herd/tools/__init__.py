@@ -32,6 +32,17 @@ class ToolBox:
         """Put a tool in; one of the same name gives way."""
         self.runners[tool.name] = (tool, run)
 
+    def offered(self, trained: bool) -> tuple[list[Tool], list[str]]:
+        """Functions, and built-in tools by the names that Llama 3.1 was trained on, if the model is of that kind."""
+        builtin = [BUILTIN[name] for name in self.runners if trained and name in BUILTIN]
+        return [tool for tool in self.tools if not (trained and tool.name in BUILTIN)], builtin
+
+    def __enter__(self) -> "ToolBox":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     def run(self, call: ToolCall) -> str:
         """What a call gives, for the model to read: also when the tool fails, for then it can try again."""
         name = next((ours for ours, trained in BUILTIN.items() if trained == call.name), call.name)

@@ -6,6 +6,8 @@ import math
 import openai
 import pytest
 
+from tests.serve.server import serving
+
 MODEL = "smollm2-135m"
 HELLO = [{"role": "user", "content": "Say hello in one short sentence."}]
 WEATHER = {
@@ -262,3 +264,33 @@ def test_responses_text_tools_and_streaming(client):
     assert isinstance(json.loads(make(model=MODEL, input="A number?", text=form, temperature=0).output_text)["n"], int)
     with pytest.raises(openai.BadRequestError, match="previous_response_id is not supported"):
         make(model=MODEL, input="x", previous_response_id="resp_1")
+
+
+def test_the_server_runs_its_own_tools_and_goes_on(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "a.md").write_text("The llama farm opens at nine.")
+    with serving(tmp_path, "--tools", "calculator", "--documents", str(tmp_path / "notes")) as server:
+        chosen = {"tool_choice": {"type": "function", "function": {"name": "calculator"}}, "max_tokens": 60}
+        answer = server.chat("What is 12 * 12? Use the calculator.", **chosen).json()
+        (ran, *_) = answer["executed_tools"]
+        assert ran["name"] == "calculator"
+        assert isinstance(ran["arguments"]["query"], str)
+        assert ran["output"]
+        assert answer["choices"][0]["finish_reason"] in ("stop", "length")
+        assert answer["usage"]["completion_tokens"] > 5
+        client = openai.OpenAI(base_url=server.url + "/v1", api_key="none")
+        question = [{"role": "user", "content": "What is 12 * 12? Use the calculator."}]
+        executed, text = [], ""
+        for chunk in create(client, question, stream=True, **chosen):
+            executed += getattr(chunk, "executed_tools", None) or []
+            text += chunk.choices[0].delta.content or ""
+        assert executed[0] == ran
+        assert text == (answer["choices"][0]["message"]["content"] or "")
+        both = create(
+            client, question, tools=[WEATHER], tool_choice="required", parallel_tool_calls=False, max_tokens=80
+        )
+        assert both.choices[0].finish_reason in ("stop", "length", "tool_calls")
+        response = client.responses.create(model=MODEL, input="What is 2+2?", max_output_tokens=20, temperature=0)
+        assert response.status in ("completed", "incomplete")
+        several = server.chat(n=2)
+        assert (several.status_code, several.json()["error"]["param"]) == (400, "n")

@@ -1,0 +1,153 @@
+"""Replies held to grammars: whatever the model would say, what it says is valid."""
+
+import json
+
+import jsonschema
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+
+from herd.engine.grammar import Grammars, forced_calls, free_calls, json_grammar, regex_grammar
+from herd.engine.open import open_engine
+from herd.engine.request import Request, SamplingParams
+from herd.errors import RequestError
+from herd.text.messages import Tool
+from herd.text.tool_calls import ReplyParser
+
+
+@pytest.fixture(scope="module")
+def engine(smollm):
+    with open_engine(smollm) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def grammars(engine):
+    made = Grammars(engine.tokenizer, engine.backend.config.vocab)
+    yield made
+    made.close()
+
+
+def say(engine, grammars, prompt, grammar, **params):
+    request = Request(
+        prompt=engine.tokenizer.encode(prompt),
+        params=SamplingParams(**{"temperature": 1.0, "max_tokens": 600, "seed": 3, **params}),
+        constraint=grammars.constraint(grammar),
+    )
+    return engine.complete(request)
+
+
+NAMES = st.text("abcdefgh_", min_size=1, max_size=6)
+LEAVES = st.one_of(
+    st.just({"type": "boolean"}), st.just({"type": "null"}),
+    st.builds(lambda a, b: {"type": "integer", "minimum": min(a, b), "maximum": max(a, b)}, st.integers(-99, 99), st.integers(-99, 99)),
+    st.builds(lambda n: {"type": "string", "maxLength": n}, st.integers(0, 12)),
+    st.builds(lambda values: {"enum": values}, st.lists(st.one_of(NAMES, st.integers(-9, 9), st.booleans()), min_size=1, max_size=4, unique_by=repr)),
+    st.builds(lambda p: {"type": "string", "pattern": p}, st.sampled_from(["^[a-z]{1,4}$", "^\\d{3}-\\d{2}$", "^(red|green)$"])),
+)  # fmt: skip
+
+
+def _objects(inner):
+    def make(properties, required):
+        return {
+            "type": "object", "properties": properties, "required": sorted(set(required) & set(properties)),
+            "additionalProperties": False,
+        }  # fmt: skip
+
+    return st.builds(make, st.dictionaries(NAMES, inner, max_size=3), st.lists(NAMES, max_size=4) | st.just([]))
+
+
+SCHEMAS = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        _objects(inner),
+        st.builds(lambda i, n: {"type": "array", "items": i, "maxItems": n}, inner, st.integers(0, 3)),
+        st.builds(lambda options: {"anyOf": options}, st.lists(inner, min_size=1, max_size=3)),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(
+    max_examples=200, deadline=None, derandomize=True, phases=[Phase.generate], suppress_health_check=list(HealthCheck)
+)
+@given(_objects(SCHEMAS), st.integers(0, 1000))
+def test_arguments_of_any_schema_are_valid(engine, grammars, schema, seed):
+    """Every one of 200 random schemas: the reply is a call, and its arguments are JSON that the schema allows."""
+    tool = Tool("act", "Do it", schema)
+    done = say(engine, grammars, "Call the function.", forced_calls([tool], several=False), seed=seed)
+    assert done.finish_reason == "stop"
+    (call,) = _parsed(done.text, {"act"})
+    jsonschema.validate(call.arguments, schema)
+    alone = say(engine, grammars, "Answer in JSON:", json_grammar(schema), seed=seed)
+    jsonschema.validate(json.loads(alone.text), schema)
+
+
+def _parsed(text, known):
+    parser = ReplyParser(frozenset(known))
+    return [part for part in parser.push(text) + parser.finish() if not isinstance(part, str) or part.strip()]
+
+
+WEATHER = Tool("get_weather", "", {"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}}, "required": ["city"], "additionalProperties": False})  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "written,end",
+    [
+        ('{"name": "get_weather"', "}}"),
+        ('{"name":"get_weather"', "}}"),
+        ('Let me look.\n{"name": "get_weather"', "}}"),
+        ("<function=get_weather>", "</function>"),
+    ],
+)
+def test_a_call_in_free_text_is_held_to_its_schema_from_its_name_on(engine, grammars, written, end):
+    """The model is made to write a call's beginning, by masks as a sampler would; what follows can only be valid."""
+    state = grammars.constraint(free_calls([WEATHER]))()
+    for token in engine.tokenizer.encode(written):
+        assert _allows(state.mask(), token)
+        state.advance(token)
+    rng = np.random.default_rng(4)
+    text = written
+    while not text.endswith(end) and len(text) < 300:
+        allowed = np.flatnonzero(np.unpackbits(state.mask().view(np.uint8), bitorder="little"))
+        allowed = [t for t in allowed if engine.tokenizer.token_bytes(int(t)).isascii()]
+        token = int(rng.choice(allowed))
+        state.advance(token)
+        text += engine.tokenizer.token_bytes(token).decode()
+    calls = [part for part in _parsed(text, {"get_weather"}) if not isinstance(part, str)]
+    assert len(calls) == 1, text
+    jsonschema.validate(calls[0].arguments, WEATHER.parameters)
+
+
+def _allows(mask, token):
+    return bool(mask[token // 32] >> (token % 32) & 1)
+
+
+def test_free_text_is_free_and_other_json_is_too(engine, grammars):
+    state = grammars.constraint(free_calls([WEATHER]))()
+    for token in engine.tokenizer.encode('Here: {"name": "Bob", "age": 3} and <function=other>x\n\nDone. 日本'):
+        assert _allows(state.mask(), token)
+        state.advance(token)
+    assert _allows(state.mask(), next(iter(engine.tokenizer.stop_ids)))
+
+
+def test_regex_is_matched_whole_and_constraints_run_beside_each_other(engine, grammars):
+    pattern = regex_grammar("[0-9]{3}/[a-c]+x")
+    events = engine.generate(
+        [
+            Request(prompt=[504, i], params=SamplingParams(max_tokens=40, seed=i), constraint=grammars.constraint(pattern) if i % 2 else None)
+            for i in range(8)
+        ]
+    )  # fmt: skip
+    texts: dict[str, str] = {}
+    for event in events:
+        texts[event.request] = texts.get(event.request, "") + event.text
+    held = [text for text in texts.values() if len(text) > 4 and text[3:4] == "/" and text[:3].isdigit()]
+    assert len(held) >= 4
+
+
+@pytest.mark.parametrize("grammar", ["start: (", "nonsense", json_grammar({"type": "robot"}), regex_grammar("(")])
+def test_a_bad_grammar_is_one_clear_error(grammars, grammar):
+    with pytest.raises(RequestError, match="grammar"):
+        grammars.constraint(grammar)
