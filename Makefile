@@ -5,12 +5,15 @@ BIN := $(VENV)/bin
 MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/native/csrc/*)
 
-.PHONY: chat test test-all lint bench bench-cpu docs clean
+.PHONY: chat serve test test-all lint bench bench-cpu bench-serve soak docs clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
 chat: $(VENV)/.chat
 	@$(BIN)/herd chat $(MODEL)
+
+serve: $(VENV)/.serve
+	@$(BIN)/herd serve $(MODEL)
 
 test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2
@@ -32,6 +35,13 @@ bench: $(VENV)/.dev
 bench-cpu: $(VENV)/.dev
 	$(BIN)/python benchmarks/cpu.py --llama-cpp "$(LLAMA_CPP)" --ik-llama-cpp "$(IK_LLAMA_CPP)"
 
+bench-serve: $(VENV)/.dev
+	$(BIN)/python benchmarks/serve.py $(if $(LLAMA_CPP),--llama-cpp "$(LLAMA_CPP)") --model "$(MODEL)"
+
+SECONDS ?= 3600
+soak: $(VENV)/.dev
+	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
+
 docs: $(VENV)/.dev
 	$(BIN)/python docs/check.py
 
@@ -40,16 +50,21 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "herd: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
 	@$(PYTHON) -m venv $(VENV) >&2
 
-# The two installs differ: talking needs the package alone, testing everything it is compared with.
+# The installs differ: talking needs the package alone, serving its extra, testing everything it is compared with.
 $(VENV)/.chat: $(VENV)/bin/python $(SOURCES)
 	@echo "Installing herd (once) ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . >&2
 	@touch $@
 
+$(VENV)/.serve: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing herd and its server (once) ..." >&2
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[serve]' >&2
+	@touch $(VENV)/.chat $@
+
 $(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
 	@echo "Installing herd and what its tests need (once) ..." >&2
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]' >&2
-	@touch $(VENV)/.chat $@
+	@touch $(VENV)/.chat $(VENV)/.serve $@
 
 clean:
 	rm -rf $(VENV) build

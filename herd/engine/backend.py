@@ -4,7 +4,7 @@ A backend owns the weights and the key-value cache, cut into blocks of `block_si
 masks, sampling and cache writes happen inside `step`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -24,7 +24,7 @@ class Sampling:
     position: int  # how many tokens the completion has already
     history: Sequence[int] = ()  # prompt and reply; filled only when penalties need it
     prompt_length: int = 0
-    mask: NDArray[np.uint32] | None = None  # one bit for each token that is allowed
+    mask: Callable[[], NDArray[np.uint32]] | None = None  # one bit for each token that is allowed; may wait for it
 
 
 @dataclass(slots=True)

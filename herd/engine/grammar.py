@@ -1,7 +1,7 @@
 """Replies held to a grammar: JSON schemas, regular expressions, Lark grammars and tool calls, by llguidance.
 
 Which tokens may come next is computed on threads of its own: it starts when a token has been chosen and is waited for
-when the next one is.
+after the next step's layers are computed, just before the choice.
 """
 
 import json

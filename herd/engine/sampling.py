@@ -38,7 +38,7 @@ def adjust(logits: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float3
     for token, bias in params.logit_bias.items():
         scores[token] += np.float32(bias)
     if sampling.mask is not None:
-        allowed = np.unpackbits(sampling.mask.view(np.uint8), bitorder="little")[: len(scores)].astype(bool)
+        allowed = np.unpackbits(sampling.mask().view(np.uint8), bitorder="little")[: len(scores)].astype(bool)
         scores[: len(allowed)][~allowed] = -np.inf
         scores[len(allowed) :] = -np.inf
     if params.repetition_penalty != 1 and len(sampling.history):

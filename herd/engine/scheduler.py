@@ -143,7 +143,7 @@ class Scheduler:
             sequence.reply_length,
             list(sequence.tokens) if penalized else (),
             sequence.prompt_length,
-            None if sequence.constraint is None else sequence.constraint.mask(),
+            None if sequence.constraint is None else sequence.constraint.mask,
         )
 
     def _make_room(self, sequence: Sequence, length: int) -> bool:

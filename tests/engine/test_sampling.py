@@ -71,7 +71,7 @@ def test_bias_mask_and_greedy():
     assert choose(LOGITS, Sampling(params, 0, 0)) == 4
     mask = np.zeros(2, np.uint32)
     mask[1] = 1 << 3
-    assert choose(LOGITS, Sampling(SamplingParams(), 5, 0, mask=mask)) == 35
+    assert choose(LOGITS, Sampling(SamplingParams(), 5, 0, mask=lambda: mask)) == 35
     assert choose(LOGITS, Sampling(SamplingParams(temperature=0), 5, 0)) == int(LOGITS.argmax())
 
 

@@ -208,7 +208,7 @@ def test_sampling_equals_the_reference_in_numpy(params, seed, position, masked):
     backend, checkpoint = _sampler()
     history = [3, 5, 5, 9, 11, 5]
     mask = np.random.default_rng(seed % 97).integers(0, 2**32, 10, dtype=np.uint32) if masked else None
-    row = Row([9, 11, 5], 0, [0], Sampling(params, seed, position, history, 2, mask))
+    row = Row([9, 11, 5], 0, [0], Sampling(params, seed, position, history, 2, None if mask is None else lambda: mask))
     token = backend.step(StepPlan([row]))[0].token
     logits = _logits(backend)
     assert token == choose(logits, row.sampling)

@@ -28,6 +28,7 @@ nb::list step(Decoder& decoder, nb::list rows) {
   std::vector<Array<int32_t>> ints;  // keeps the arrays alive
   std::vector<Array<float>> floats;
   std::vector<Array<uint32_t>> masks;
+  std::vector<std::pair<size_t, nb::object>> late;  // rows with a function that gives their mask, perhaps after a wait
   auto take = [&](nb::handle h) { return ints.emplace_back(nb::cast<Array<int32_t>>(h)); };
   for (nb::handle item : rows) {
     nb::tuple t = nb::cast<nb::tuple>(item);
@@ -66,11 +67,7 @@ nb::list step(Decoder& decoder, nb::list rows) {
         s.bias_values = values.data();
         s.biases = int64_t(std::min(biased.size(), values.size()));
       }
-      if (!p[14].is_none()) {
-        auto mask = masks.emplace_back(nb::cast<Array<uint32_t>>(p[14]));
-        s.mask = mask.data();
-        s.mask_words = int64_t(mask.size());
-      }
+      if (!p[14].is_none()) late.emplace_back(plan.size(), p[14]);
     }
     if (!t[4].is_none()) {
       auto targets = take(t[4]);
@@ -82,10 +79,24 @@ nb::list step(Decoder& decoder, nb::list rows) {
     plan.push_back(row);
   }
   std::vector<StepResult> results;
+  std::exception_ptr failed;
+  std::function<void()> fetch_masks = [&] {
+    nb::gil_scoped_acquire acquire;
+    try {
+      for (auto& [row, mask] : late) {
+        auto& words = masks.emplace_back(nb::cast<Array<uint32_t>>(mask()));
+        plan[row].spec.mask = words.data();
+        plan[row].spec.mask_words = int64_t(words.size());
+      }
+    } catch (...) {
+      failed = std::current_exception();  // the other threads wait at a barrier: tell the caller afterwards
+    }
+  };
   {
     nb::gil_scoped_release release;
-    results = decoder.step(plan);
+    results = decoder.step(plan, late.empty() ? std::function<void()>() : fetch_masks);
   }
+  if (failed) std::rethrow_exception(failed);
   nb::list out;
   for (size_t i = 0; i < results.size(); i++) {
     const StepResult& r = results[i];

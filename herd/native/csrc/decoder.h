@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -86,7 +87,9 @@ class Decoder {
   // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows].
   void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale);
   void finish();  // check that every tensor is there
-  std::vector<StepResult> step(const std::vector<StepRow>& rows);
+  // `before_choosing`, if there is one, is called on the caller's thread once all layers are computed: what choosing needs
+  // and layers do not, masks of allowed tokens, may be made meanwhile and put into the rows then.
+  std::vector<StepResult> step(const std::vector<StepRow>& rows, const std::function<void()>& before_choosing = {});
   const char* isa() const { return k_->name; }
 
  private:
@@ -137,6 +140,7 @@ class Decoder {
   int blocks_;
 
   // One step's state, shared by the threads.
+  const std::function<void()>* before_choosing_ = nullptr;
   int total_ = 0;
   std::vector<float> x_, q_, kv_, mixed_, h_, rope_, partial_, logits_;
   std::vector<int> position_, row_of_, block_;

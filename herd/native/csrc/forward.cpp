@@ -133,6 +133,10 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
   });
   pool_->barrier();
   for (int i = 0; i < s.layers; i++) layer(thread, i, rows);
+  if (*before_choosing_) {
+    if (thread == 0) (*before_choosing_)();
+    pool_->barrier();
+  }
   heads(thread, rows, results);
 }
 
@@ -344,7 +348,7 @@ void Decoder::report(const StepRow& row, int target, const float* logits, StepRe
   if (row.top >= 0) result.chosen = score(result.token, row.top);
 }
 
-std::vector<StepResult> Decoder::step(const std::vector<StepRow>& rows) {
+std::vector<StepResult> Decoder::step(const std::vector<StepRow>& rows, const std::function<void()>& before_choosing) {
   const Shape& s = shape_;
   for (auto& row : rows) {
     if (row.count <= 0 || row.start < 0) throw std::invalid_argument("a row without tokens");
@@ -354,6 +358,7 @@ std::vector<StepResult> Decoder::step(const std::vector<StepRow>& rows) {
       if (row.table[i] < 0 || row.table[i] >= blocks_) throw std::invalid_argument("a block outside the cache");
   }
   prepare(rows);
+  before_choosing_ = &before_choosing;
   std::vector<StepResult> results(rows.size());
   for (size_t r = 0; r < rows.size(); r++) results[r].scores.resize(size_t(rows[r].target_count));
   pool_->run([&](int thread) { forward(thread, rows, results); });

@@ -1,0 +1,37 @@
+"""The server as a Ray Serve deployment, for many machines: `serve run herd.serve.ray:app model=/path/model.gguf replicas=2`."""
+
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+
+def app(arguments: dict[str, str]) -> Any:
+    """A Ray application: `replicas` engines of `threads` cores each, behind one address, on the `model` at a path."""
+    threads = int(arguments.get("threads", "1"))
+
+    def build() -> Any:
+        from herd.engine.open import open_engine
+        from herd.serve.app import create_app
+        from herd.serve.gate import GateSettings
+        from herd.serve.model import Served
+        from herd.text.chat import chat_format
+        from herd.weights.open import open_checkpoint
+        from herd.weights.presets import preset_for
+
+        checkpoint = open_checkpoint(Path(arguments["model"]))
+
+        def load(metrics: Any) -> Served:
+            chat = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
+            engine = open_engine(checkpoint, threads=threads)
+            return Served(Path(arguments["model"]).stem, engine, chat, preset_for(checkpoint.config), metrics)
+
+        return create_app(load, GateSettings(loopback=False), ready_first=True)
+
+    @serve.deployment(num_replicas=int(arguments.get("replicas", "1")), ray_actor_options={"num_cpus": threads})
+    @serve.ingress(build)
+    class Herd:
+        """One replica."""
+
+    made: Any = Herd
+    return made.bind()
