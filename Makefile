@@ -19,6 +19,7 @@ test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2
 
 test-all: $(VENV)/.dev lint
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[ray]' >&2
 	$(BIN)/pytest -n 2 -m "not gpu"
 
 lint: $(VENV)/.dev

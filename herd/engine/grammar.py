@@ -132,9 +132,13 @@ def forced_calls(tools: Sequence[Tool], *, several: bool) -> str:
     return "\n".join([f"start: call{more}", f"call: {one}", *rules])
 
 
-def free_calls(tools: Sequence[Tool]) -> str:
-    """Any text, in which a call's arguments, once its name has been written, are held to the tool's schema."""
-    lines = ["start: (" + " | ".join(f"tag_{i}" for i in range(3 * len(tools))) + ")* TEXT", r"TEXT: /(.|\n)*/"]
+def free_calls(tools: Sequence[Tool], *, python_tag: bool = False) -> str:
+    """Any text, in which a call's arguments, once its name has been written, are held to the tool's schema.
+
+    `python_tag` says that the tokenizer has <|python_tag|>, which may come before a call or before code.
+    """
+    body = "(" + " | ".join(f"tag_{i}" for i in range(3 * len(tools))) + ")* TEXT"
+    lines = [f"start: {'(TEXT <|python_tag|>)? ' if python_tag else ''}{body}", r"TEXT: /(.|\n)*/"]
     for i, tool in enumerate(tools):
         spaced, rest = _call(tool)
         schema = _json_rule(_arguments(tool))

@@ -11,7 +11,7 @@ import msgspec
 from herd.engine.grammar import json_grammar, regex_grammar
 from herd.engine.request import SamplingParams, TokenLogprob, Usage
 from herd.serve.errors import ApiError
-from herd.serve.model import Limits, Offer, Part, Served, ensure_finished, reply, sampling
+from herd.serve.model import Offer, Part, Served, ensure_finished, limits, reply, sampling
 from herd.serve.schema import (
     ChatMessage,
     ChatRequest,
@@ -49,6 +49,7 @@ class Chat:
         self.params: SamplingParams = sampling(
             served, body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None
         )
+        self.limits = limits(served, body)
         self.messages = conversation(body.messages)
         self.offer = offer(body.tools, body.tool_choice, body.parallel_tool_calls, served.toolbox.tools)
         self.grammar = constraint(body, body.response_format)
@@ -61,8 +62,7 @@ class Chat:
 
     def parts(self) -> AsyncIterator[Part]:
         """The replies as they come."""
-        limits = Limits(self.body.timeout, self.body.priority)
-        return reply(self.served, self.messages, self.params, self.offer, limits, self.grammar)
+        return reply(self.served, self.messages, self.params, self.offer, self.limits, self.grammar)
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
         """The answer in one object."""

@@ -9,7 +9,7 @@ from typing import Any
 from herd.engine.request import Event, Request, TokenLogprob, Usage
 from herd.serve.chat import add, constraint, usage
 from herd.serve.errors import ApiError
-from herd.serve.model import Served, check_prompt, generate, sampling
+from herd.serve.model import Served, check_prompt, generate, limits, sampling
 from herd.serve.schema import CompletionRequest
 
 MAX_PROMPTS = 64
@@ -24,6 +24,7 @@ class Completion:
             served, body, max_tokens=16 if body.max_tokens is None else body.max_tokens, logprobs=body.logprobs,
             echo=body.echo,
         )  # fmt: skip
+        self.limits = limits(served, body)
         self.prompts = [self._tokens(prompt) for prompt in _prompts(body.prompt)]
         if len(self.prompts) > MAX_PROMPTS:
             raise ApiError(
@@ -46,14 +47,14 @@ class Completion:
         """Each choice's events, prompt after prompt in `index`, all prompts at the same time."""
         made = None
         if self.grammar is not None:
-            made = await asyncio.to_thread(self.served.grammars.constraint, self.grammar)
-        deadline = self.body.timeout or self.served.timeout
+            made = await asyncio.to_thread(self.served.constraint, self.grammar)
         queue: asyncio.Queue[tuple[int, Event] | BaseException | None] = asyncio.Queue()
 
         async def run(k: int, prompt: list[int]) -> None:
             request = Request(
-                prompt=prompt, params=self.params, constraint=made, priority=self.body.priority, deadline=deadline
-            )
+                prompt=prompt, params=self.params, constraint=made, priority=self.limits.priority,
+                deadline=self.limits.timeout,
+            )  # fmt: skip
             try:
                 async for event in generate(self.served, request):
                     await queue.put((k * self.params.n + event.index, event))

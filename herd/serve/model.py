@@ -1,8 +1,9 @@
 """The model that is served, and how a reply of it is made: prompt, constraint, generation, calls of tools."""
 
 import asyncio
+import threading
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,7 +11,7 @@ import msgspec
 
 from herd.engine.engine import Engine
 from herd.engine.grammar import Grammars, forced_calls, free_calls
-from herd.engine.request import Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
+from herd.engine.request import Constraint, Event, FinishReason, Request, SamplingParams, TokenLogprob, Usage
 from herd.errors import HerdError
 from herd.serve.errors import ApiError
 from herd.serve.metrics import Metrics
@@ -38,13 +39,14 @@ class Served:
     timeout: float | None = None  # seconds, for requests that name none
     created: int = field(default_factory=lambda: int(time.time()))
     _grammars: Grammars | None = None
+    _making: threading.Lock = field(default_factory=threading.Lock)
 
-    @property
-    def grammars(self) -> Grammars:
-        """Made when first needed: it takes a moment."""
-        if self._grammars is None:
-            self._grammars = Grammars(self.engine.tokenizer, self.engine.backend.config.vocab)
-        return self._grammars
+    def constraint(self, grammar: str) -> Callable[[], Constraint]:
+        """What holds a reply to a grammar. It may take a moment: call it on a thread."""
+        with self._making:
+            if self._grammars is None:
+                self._grammars = Grammars(self.engine.tokenizer, self.engine.backend.config.vocab)
+        return self._grammars.constraint(grammar)
 
     def chat_format(self) -> ChatFormat:
         """The chat format; ApiError for a model without one."""
@@ -53,7 +55,8 @@ class Served:
         return self.format
 
     def warm_up(self) -> None:
-        """Touch all weights once, so that the first client does not wait for them."""
+        """Touch all weights and make the grammars' tables once, so that the first clients do not wait for them."""
+        self.constraint('start: "x"')
         self.engine.complete(Request(prompt=[0], params=SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)))
 
     def close(self) -> None:
@@ -65,10 +68,21 @@ class Served:
 
 
 class Limits(msgspec.Struct, frozen=True):
-    """How a request is treated, beside its sampling."""
+    """How a request is treated, beside its sampling: seconds that it may take, and its place in the line."""
 
     timeout: float | None = None
     priority: int = 0
+
+
+def limits(served: Served, body: Any = None) -> Limits:
+    """The limits of a request: no longer than the server allows, and no place before others."""
+    timeout, priority = getattr(body, "timeout", None), getattr(body, "priority", 0)
+    if timeout is not None and not timeout > 0:
+        raise ApiError(400, f"timeout is {timeout}; expected seconds above 0", param="timeout")
+    if not 0 <= priority < 2**31:
+        raise ApiError(400, f"priority is {priority}; expected 0, the first in line, or more", param="priority")
+    allowed = [seconds for seconds in (timeout, served.timeout) if seconds is not None]
+    return Limits(min(allowed, default=None), priority)
 
 
 class Offer(msgspec.Struct, frozen=True):
@@ -128,16 +142,15 @@ async def reply(
     builtin = list(trained.values())
     functions = [t for t in tools if t.name not in trained or offer.choice in (t.name, "required")]
     known = frozenset(t.name for t in tools) | (own if tools else frozenset())
-    seconds = limits.timeout or served.timeout
-    ends = None if seconds is None else time.monotonic() + seconds
+    ends = None if limits.timeout is None else time.monotonic() + limits.timeout
     generated = 0  # tokens, in the steps before this one
     for step in range(MAX_STEPS):
-        prompt = chat.encode(conversation, tools=functions, builtin_tools=builtin)
+        prompt = await asyncio.to_thread(chat.encode, conversation, tools=functions, builtin_tools=builtin)
         check_prompt(served, len(prompt))
-        held = grammar or _call_grammar(functions, offer, first=step == 0)
+        held = grammar or _call_grammar(functions, offer, first=step == 0, python_tag=chat.show_special)
         request = Request(
             prompt=prompt, params=msgspec.structs.replace(params, show_special=chat.show_special),
-            constraint=None if held is None else await asyncio.to_thread(served.grammars.constraint, held),
+            constraint=None if held is None else await asyncio.to_thread(served.constraint, held),
             priority=limits.priority, deadline=None if ends is None else max(0.001, ends - time.monotonic()),
         )  # fmt: skip
         parsers = [ReplyParser(known) if tools else None for _ in range(params.n)]
@@ -201,12 +214,12 @@ def check_prompt(served: Served, length: int) -> None:
         )  # fmt: skip
 
 
-def _call_grammar(tools: Sequence[Tool], offer: Offer, *, first: bool) -> str | None:
+def _call_grammar(tools: Sequence[Tool], offer: Offer, *, first: bool, python_tag: bool) -> str | None:
     """What holds a reply's calls to the tools' schemas; forced calls are forced once, not after each result."""
     if not tools:
         return None
     if offer.choice in ("auto", "none") or not first:
-        return free_calls(tools)
+        return free_calls(tools, python_tag=python_tag)
     chosen = tools if offer.choice == "required" else [t for t in tools if t.name == offer.choice]
     return forced_calls(chosen, several=offer.parallel and offer.choice == "required")
 

@@ -11,7 +11,7 @@ from herd.engine.grammar import json_grammar
 from herd.engine.request import Usage
 from herd.serve.chat import add, conversation
 from herd.serve.errors import ApiError
-from herd.serve.model import Limits, Offer, Part, Served, ensure_finished, reply, sampling
+from herd.serve.model import Offer, Part, Served, ensure_finished, limits, reply, sampling
 from herd.serve.schema import (
     CalledFunction,
     CallItem,
@@ -46,7 +46,7 @@ class Response:
 
     def parts(self) -> AsyncIterator[Part]:
         """The reply as it comes."""
-        return reply(self.served, self.messages, self.params, self.offer, Limits(), self.grammar)
+        return reply(self.served, self.messages, self.params, self.offer, limits(self.served), self.grammar)
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
         """The answer in one object."""

@@ -240,3 +240,21 @@ def test_chat_on_a_terminal(smollm, tmp_path):
     again.type("\x04")
     assert again.end() == 0
     assert "small model to start with" not in again.text
+
+
+def test_serve_without_its_extra_says_what_to_install():
+    code = (
+        "import sys; sys.modules['starlette'] = None; sys.argv = ['herd', 'serve']; from herd.cli import main; main()"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2
+    assert "pip install 'llama-herd[serve]'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_chat_offers_tools_and_runs_them(smollm, tmp_path):
+    (tmp_path / "notes.md").write_text("The llama farm opens at nine.")
+    done = run("chat", "--tools", "calculator", "--documents", tmp_path, "--temperature", "0", stdin="What is 2 + 2?")
+    assert done.returncode == 0
+    assert done.stdout.strip()
+    assert run("chat", "--tools", "teleport", stdin="x").returncode == 2

@@ -12,6 +12,7 @@ from herd.engine.request import Request, SamplingParams
 from herd.errors import RequestError
 from herd.text.messages import Tool
 from herd.text.tool_calls import ReplyParser
+from tests.models import byte_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +149,27 @@ def test_regex_is_matched_whole_and_constraints_run_beside_each_other(engine, gr
 def test_a_bad_grammar_is_one_clear_error(grammars, grammar):
     with pytest.raises(RequestError, match="grammar"):
         grammars.constraint(grammar)
+
+
+def test_llamas_python_tag_may_come_before_code_or_a_call():
+    """With Llama 3's special tokens: text cannot choose any but the tag and the ends of turns."""
+    tokenizer = byte_tokenizer()
+    made = Grammars(tokenizer, tokenizer.vocab_size)
+    special = tokenizer.special_tokens
+    grammar = free_calls([WEATHER], python_tag=True)
+    state = made.constraint(grammar)()
+    assert _allows(state.mask(), special["<|python_tag|>"])
+    assert _allows(state.mask(), special["<|eot_id|>"])
+    assert not _allows(state.mask(), special["<|start_header_id|>"])
+    state.advance(special["<|python_tag|>"])
+    for token in tokenizer.encode('{"name": "get_weather"'):
+        assert _allows(state.mask(), token)
+        state.advance(token)
+    assert _allows(state.mask(), tokenizer.encode(",")[0])
+    assert not _allows(state.mask(), tokenizer.encode("x")[0])
+    code = made.constraint(grammar)()
+    for token in [special["<|python_tag|>"], *tokenizer.encode("print(6 * 7)")]:
+        assert _allows(code.mask(), token)
+        code.advance(token)
+    assert _allows(code.mask(), special["<|eom_id|>"])
+    made.close()

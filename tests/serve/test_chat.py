@@ -183,6 +183,8 @@ def test_none_and_unparsable_calls_are_content(client):
         ({"grammar": "start: nonsense("}, None, 400),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "robot"}}}}, None, 400),
         ({"store": True}, "store", 400),
+        ({"timeout": 0}, "timeout", 400),
+        ({"priority": -1}, "priority", 400),
     ],
 )  # fmt: skip
 def test_what_is_wrong_is_named(server, change, param, status):

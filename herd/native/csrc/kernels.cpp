@@ -9,6 +9,12 @@
 namespace herd::HERD_ISA {
 namespace {
 
+HERD_INLINE int32_t four(const int8_t* activations) {
+  int32_t out;
+  std::memcpy(&out, activations, 4);
+  return out;
+}
+
 // ROWS activation rows times one tile of integer weights. Weights of a group are unpacked once for all rows; the sums of
 // a group are exact integers, so the result does not depend on ROWS.
 template <Packed K, int ROWS>
@@ -33,30 +39,40 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
     if (ROWS == 1)
       for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(tile + line + 3072);
     for (int p = 0; p < PARTS; p++) {
-      Quad quads[QUADS];
-      for (int q = 0; q < QUADS; q++) {
-        if constexpr (L::NIBBLES) {
-          Quad both = load_quad(tile + q % 4 * 64 + p * LANES * 4);
-          quads[q] = q < 4 ? low_nibbles(both) : high_nibbles(both);
-        } else {
-          quads[q] = load_quad(tile + q * 64 + p * LANES * 4);
+      const uint8_t* weights = tile + p * LANES * 4;
+      D dots[ROWS];
+      if constexpr (PARTS == 1) {  // registers enough for a group's weights: unpack them all, then take row after row
+        Quad quads[QUADS];
+        for (int q = 0; q < QUADS; q++) {
+          Quad both = load_quad(weights + (L::NIBBLES ? q % 4 : q) * 64);
+          quads[q] = !L::NIBBLES ? both : q < 4 ? low_nibbles(both) : high_nibbles(both);
+        }
+        for (int r = 0; r < ROWS; r++)
+          for (int q = 0; q < QUADS; q++) dots[r].add(quads[q], four(bytes[r] + g * L::COLUMNS + q * 4), q);
+      } else {  // unpack some columns, take them for all rows, forget them
+#pragma GCC unroll 8
+        for (int q = 0; q < (L::NIBBLES ? QUADS / 2 : QUADS); q++) {
+          asm volatile("" ::: "memory");  // else the compiler loads all activations first, and spills them
+          Quad both = load_quad(weights + q * 64);
+          Quad low = L::NIBBLES ? low_nibbles(both) : both;
+#pragma GCC unroll 8
+          for (int r = 0; r < ROWS; r++)
+            dots[r].add(low, four(bytes[r] + g * L::COLUMNS + q * 4), L::NIBBLES ? 2 * q : q);
+          if constexpr (L::NIBBLES) {
+            Quad high = high_nibbles(both);
+#pragma GCC unroll 8
+            for (int r = 0; r < ROWS; r++) dots[r].add(high, four(bytes[r] + g * L::COLUMNS + q * 4 + 16), 2 * q + 1);
+          }
         }
       }
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(tile + L::WEIGHT_BYTES) + p * LANES;
       Part weight_scale = part_half(scales);
       Part minimum = weight_scale * part_set(BELOW);
       if constexpr (L::MINIMUM) minimum = BELOW != 0 ? part_half(scales + TILE) + minimum : part_half(scales + TILE);
+#pragma GCC unroll 16
       for (int r = 0; r < ROWS; r++) {
-        D dots;
-        const int8_t* a = bytes[r] + g * L::COLUMNS;
-#pragma GCC unroll 8
-        for (int q = 0; q < QUADS; q++) {
-          int32_t four;
-          std::memcpy(&four, a + q * 4, 4);
-          dots.add(quads[q], four, q);
-        }
         Part s = part_set(scale[r][g * L::COLUMNS / ACT_BLOCK]);
-        acc[p][r] = fma(dots.get() * s, weight_scale, acc[p][r]);
+        acc[p][r] = fma(dots[r].get() * s, weight_scale, acc[p][r]);
         if constexpr (L::MINIMUM || BELOW != 0) acc[p][r] = fma(part_set(sum[r][g]), minimum, acc[p][r]);
       }
     }
@@ -110,7 +126,7 @@ void one_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int fi
 
 template <Packed K>
 void tile_rows(const Matrix& w, int index, const Activations& x, int first, int last, float* out, size_t stride) {
-  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 16 : 8) : (PARTS == 1 ? 6 : 3);
+  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 16 : 4) : (PARTS == 1 ? 6 : 3);
   constexpr int MIDDLE = Layout<K>::INTEGER && PARTS == 1 ? 4 : 2;
   const uint8_t* tile = w.data + size_t(index) * w.tile_bytes;
   out += size_t(index) * TILE;
