@@ -94,17 +94,20 @@ class Api:
     async def chat(self, request: Request) -> Response:
         """Chat completions."""
         body = await self._body(request, ChatRequest)
-        return await self._answer(request, Chat(self._ready(body.model), body), body.stream, named=False)
+        work = await asyncio.to_thread(Chat, self._ready(body.model), body)
+        return await self._answer(request, work, body.stream, named=False)
 
     async def completions(self, request: Request) -> Response:
         """Completions."""
         body = await self._body(request, CompletionRequest)
-        return await self._answer(request, Completion(self._ready(body.model), body), body.stream, named=False)
+        work = await asyncio.to_thread(Completion, self._ready(body.model), body)
+        return await self._answer(request, work, body.stream, named=False)
 
     async def responses(self, request: Request) -> Response:
         """Responses."""
         body = await self._body(request, ResponsesRequest)
-        return await self._answer(request, ModelResponse(self._ready(body.model), body), body.stream, named=True)
+        work = await asyncio.to_thread(ModelResponse, self._ready(body.model), body)
+        return await self._answer(request, work, body.stream, named=True)
 
     async def tokenize(self, request: Request) -> Response:
         """Text or messages -> tokens."""

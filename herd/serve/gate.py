@@ -145,7 +145,8 @@ class Gate:
         try:
             headers = Headers(scope=scope)
             self._check_origin(headers)
-            if int(headers.get("content-length") or 0) > self._settings.max_body:
+            length = headers.get("content-length", "")
+            if length.isascii() and length.isdecimal() and int(length) > self._settings.max_body:
                 raise self._too_large()
             key = self._check_key(scope, headers)
             counts = scope["method"] == "POST"
@@ -174,10 +175,10 @@ class Gate:
     def _check_origin(self, headers: Headers) -> None:
         """Refuse pages of other sites, and on the loopback address names that a hostile site may have given it."""
         host = headers.get("host", "")
-        if self._settings.loopback and (urlsplit(f"//{host}").hostname or "localhost") not in _LOOPBACK:
+        if self._settings.loopback and _split(f"//{host}")[0] not in _LOOPBACK:
             raise ApiError(403, f"the Host is {host!r}; this server answers to localhost", code="host_not_allowed")
         origin = headers.get("origin")
-        if origin and urlsplit(origin).netloc != host and origin not in self._settings.cors:
+        if origin and _split(origin)[1] != host and origin not in self._settings.cors:
             raise ApiError(
                 403, f"pages of {origin!r} may not ask this server; allow them with --cors", code="origin_not_allowed"
             )
@@ -191,6 +192,15 @@ class Gate:
         if key is None:
             raise ApiError(401, "give a valid key: Authorization: Bearer KEY", code="invalid_api_key")
         return key
+
+
+def _split(url: str) -> tuple[str, str]:
+    """Host and network location of a URL; empty for one that is none."""
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.netloc
+    except ValueError:
+        return "", ""
 
 
 def _known(scope: MutableMapping[str, Any]) -> str:

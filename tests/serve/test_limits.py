@@ -114,6 +114,8 @@ def test_pages_of_other_sites_and_other_hosts_are_refused(server):
     assert "access-control-allow-origin" not in evil.headers
     rebound = server.post("/v1/chat/completions", CHAT, headers={"Host": "evil.example"})
     assert rebound.status_code == 403
+    for nonsense in ({"Host": "[::"}, {"Origin": "http://[::"}, {"Host": ""}):
+        assert server.post("/v1/chat/completions", CHAT, headers=nonsense).status_code in (400, 403)
     own = server.post("/v1/chat/completions", CHAT, headers={"Origin": server.url})
     assert own.status_code == 200
 
