@@ -73,7 +73,7 @@ def command(
         from herd.serve.server import REPLICA, Replicas, bind, serve
     except ImportError as error:
         raise MissingDependencyError(
-            f"herd serve needs {error.name}; install it with: pip install 'llama-herd[serve]'"
+            f"herd serve needs {error.name}; install it with: pip install 'llama-herd[serve]' (in a clone: make serve)"
         ) from error
     for flag, value, least in (
         ("replicas", replicas, 1), ("max-sequences", max_sequences, 1), ("max-waiting", max_waiting, 1),

@@ -69,7 +69,7 @@ class Chat:
         choices = [_Choice() for _ in range(self.params.n)]
         total, ran = Usage(0, 0, 0), []
         async for part in parts:
-            ensure_finished(part)
+            ensure_finished(part.reason)
             choice = choices[part.index]
             choice.text += part.text
             choice.scores += map(self._score, part.logprobs)
@@ -111,7 +111,7 @@ class Chat:
             yield chunk(index, {"role": "assistant", "content": ""})
         total, calls = Usage(0, 0, 0), [0] * self.params.n
         async for part in parts:
-            ensure_finished(part)
+            ensure_finished(part.reason)
             if part.text or part.logprobs:
                 scores = [self._score(score) for score in part.logprobs]
                 shown = {"content": scores, "refusal": None} if self.body.logprobs else None

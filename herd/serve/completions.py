@@ -9,7 +9,7 @@ from typing import Any
 from herd.engine.request import Event, Request, TokenLogprob, Usage
 from herd.serve.chat import add, constraint, usage
 from herd.serve.errors import ApiError
-from herd.serve.model import Served, check_prompt, generate, limits, sampling
+from herd.serve.model import Served, check_prompt, ensure_finished, generate, limits, sampling
 from herd.serve.schema import CompletionRequest
 
 MAX_PROMPTS = 64
@@ -83,7 +83,7 @@ class Completion:
         count = len(self.prompts) * self.params.n
         events: list[list[Event]] = [[] for _ in range(count)]
         async for index, event in parts:
-            _ensure_finished(event)
+            ensure_finished(event.finish_reason)
             events[index].append(event)
         total = Usage(0, 0, 0)
         choices = []
@@ -104,7 +104,7 @@ class Completion:
         total = Usage(0, 0, 0)
         seen: dict[int, int] = {}
         async for index, event in parts:
-            _ensure_finished(event)
+            ensure_finished(event.finish_reason)
             scores = [*(event.prompt_logprobs or ()), *event.logprobs]
             logprobs = None
             if self.body.logprobs is not None:
@@ -156,10 +156,3 @@ def _sum(total: Usage, part: Usage, first: bool) -> Usage:
     return Usage(
         total.prompt + (part.prompt if first else 0), summed.completion, total.cached + (part.cached if first else 0)
     )
-
-
-def _ensure_finished(event: Event) -> None:
-    if event.finish_reason == "deadline":
-        raise ApiError(504, "the request's time was up before the reply was complete", code="timeout")
-    if event.finish_reason == "cancelled":
-        raise ApiError(503, "the server is shutting down", code="shutdown")

@@ -264,9 +264,9 @@ def check_model(served: Served, name: str) -> None:
         )
 
 
-def ensure_finished(part: Part) -> None:
+def ensure_finished(reason: FinishReason | None) -> None:
     """ApiError for a reply that was ended from outside."""
-    if part.reason == "deadline":
+    if reason == "deadline":
         raise ApiError(504, "the request's time was up before the reply was complete", code="timeout")
-    if part.reason == "cancelled":
+    if reason == "cancelled":
         raise ApiError(503, "the server is shutting down", code="shutdown")

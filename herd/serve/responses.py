@@ -71,7 +71,7 @@ class Response:
         total, reason = Usage(0, 0, 0), None
         open_text: dict[str, Any] | None = None
         async for part in parts:
-            ensure_finished(part)
+            ensure_finished(part.reason)
             if part.text:
                 if open_text is None:
                     open_text = {"id": f"msg_{secrets.token_hex(16)}", "text": "", "at": len(output)}
@@ -153,9 +153,9 @@ def _executed(call: ToolCall, output: str) -> dict[str, Any]:
 _ITEMS = MessageItem | CallItem | CallOutputItem
 
 
-def _items(given: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
-    """Input items, each with where it stands; those that clients echo back whole are taken for what they mean."""
-    found: list[tuple[str, Any]] = []
+def _items(given: Sequence[dict[str, Any]]) -> list[Any]:
+    """Input items. Those that clients echo back whole are taken for what they mean: fields that are null are left out."""
+    found: list[Any] = []
     for i, item in enumerate(given):
         where = f"input[{i}]"
         kind = item.get("type", "message")
@@ -163,7 +163,7 @@ def _items(given: Sequence[dict[str, Any]]) -> list[tuple[str, Any]]:
             continue
         try:
             given_fields = {name: value for name, value in item.items() if value is not None}
-            found.append((where, msgspec.convert({"type": kind, **given_fields}, type=_ITEMS)))
+            found.append(msgspec.convert({"type": kind, **given_fields}, type=_ITEMS))
         except msgspec.ValidationError as error:
             raise ApiError(400, f"{where}: {error}", param=where) from error
     return found
@@ -177,7 +177,7 @@ def _messages(body: ResponsesRequest) -> list[Message]:
     if isinstance(body.input, str):
         chat.append(ChatMessage(role="user", content=body.input))
         return conversation(chat)
-    for _, item in _items(body.input):
+    for item in _items(body.input):
         if isinstance(item, MessageItem):
             chat.append(ChatMessage(role=item.role, content=item.content))
         elif isinstance(item, CallOutputItem):
