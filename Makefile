@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 MODEL ?= smollm2-135m
-SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/native/csrc/*)
+SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 
 .PHONY: chat serve test test-all lint bench bench-cpu bench-serve soak docs clean
 LLAMA_CPP ?=

@@ -3,11 +3,8 @@
 import importlib
 import os
 import sys
-from typing import Any
 
 import click
-import typer
-from typer.core import TyperGroup
 
 from herd import __version__
 from herd.errors import HerdError
@@ -28,50 +25,41 @@ COMMANDS = {
 }
 
 
-class _Lazy(TyperGroup):
+class _Lazy(click.Group):
     """Lists commands from the table and imports one when it is called."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
 
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"herd.cli.{cmd_name}")
-        app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-        app.command(name=cmd_name, help=module.__doc__)(module.command)
-        return typer.main.get_command(app)
+        command: click.Command = importlib.import_module(f"herd.cli.{cmd_name}").command
+        return command
 
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
 
-app = typer.Typer(cls=_Lazy, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
-
-
-@app.callback(invoke_without_command=True)
-def _herd(ctx: typer.Context, version: bool = typer.Option(False, "--version", help="Print the version.")) -> None:
+@click.group(cls=_Lazy, context_settings={"show_default": True})
+@click.version_option(__version__, message="%(prog)s %(version)s", help="Print the version.")
+def herd() -> None:
     """The Llama 3.1 system in Python. Start with: herd chat"""
-    if version:
-        print(f"herd {__version__}")
-    elif ctx.invoked_subcommand is None:
-        print(ctx.get_help())
 
 
 def main() -> None:
     """Run the command line; errors of users are one line and exit status 2."""
     try:
-        code = app(standalone_mode=False)
+        code = herd.main(prog_name="herd", standalone_mode=False)
     except HerdError as error:
         code = _complain(str(error))
+    except click.exceptions.NoArgsIsHelpError as error:
+        print(error.format_message())
+        code = 0
     except click.exceptions.Abort:
         code = 130
     except click.ClickException as error:
-        code = _complain(error.format_message())
-    except Exception as error:  # typer carries its own copy of click
-        if not hasattr(error, "format_message"):
-            raise
         code = _complain(error.format_message())
     except KeyboardInterrupt:
         code = 130

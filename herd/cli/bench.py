@@ -7,41 +7,37 @@ Examples:
 """
 
 import json as jsonlib
-from typing import Annotated
+from typing import Any
 
-import typer
+import click
 
-from herd.cli.common import BackendFlag, DeviceFlag, DtypeFlag, KvCacheFlag, Model, ThreadsFlag, open_model
+from herd.cli.common import engine_options, model_argument, open_model
 from herd.engine.bench import bench
 from herd.engine.open import open_backend
-from herd.weights.hub import DEFAULT_MODEL
 
 
+@click.command(help=__doc__)
+@model_argument
+@click.option("--prompt", default=512, help="Tokens of prompt.")
+@click.option("--generate", default=128, help="Tokens to generate.")
+@click.option("--depth", default=0, help="Tokens that are in the cache before.")
+@click.option("--batch", default=1, help="Sequences at a time.")
+@click.option("--repeat", default=3, help="Runs; the median is reported.")
+@click.option("--json", is_flag=True, help="One JSON object.")
+@engine_options
 def command(
-    model: Model = DEFAULT_MODEL,
-    threads: ThreadsFlag = None,
-    prompt: Annotated[int, typer.Option(help="Tokens of prompt.")] = 512,
-    generate: Annotated[int, typer.Option(help="Tokens to generate.")] = 128,
-    depth: Annotated[int, typer.Option(help="Tokens that are in the cache before.")] = 0,
-    batch: Annotated[int, typer.Option(help="Sequences at a time.")] = 1,
-    repeat: Annotated[int, typer.Option(help="Runs; the median is reported.")] = 3,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    backend: BackendFlag = "auto",
-    device: DeviceFlag = None,
-    dtype: DtypeFlag = None,
-    kv_cache: KvCacheFlag = None,
+    model: str,
+    prompt: int,
+    generate: int,
+    depth: int,
+    batch: int,
+    repeat: int,
+    json: bool,
+    **backend: Any,
 ) -> None:
     checkpoint = open_model(model)
     tokens = batch * (depth + prompt + generate + 32)
-    opened = open_backend(
-        checkpoint,
-        backend,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        cache_tokens=max(tokens, 32),
-        kv_cache=kv_cache,
-    )
+    opened = open_backend(checkpoint, cache_tokens=max(tokens, 32), **backend)
     found = {"model": str(checkpoint.path), **bench(
         opened, prompt=prompt, generate=generate, depth=depth, batch=batch, repeat=repeat
     )}  # fmt: skip

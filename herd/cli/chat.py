@@ -9,30 +9,28 @@ Examples:
 """
 
 import sys
-from typing import Annotated, Optional
+from pathlib import Path
+from typing import Any
 
-import typer
+import click
 
 from herd.cli.common import (
-    BackendFlag,
-    ContextFlag,
-    DeviceFlag,
-    DocumentsFlag,
-    DtypeFlag,
-    KvCacheFlag,
-    MaxTokensFlag,
-    McpFlag,
-    Model,
-    SeedFlag,
-    TemperatureFlag,
-    ThreadsFlag,
-    ToolsFlag,
-    TopKFlag,
-    TopPFlag,
+    context_option,
+    documents_option,
+    engine_options,
+    max_tokens_option,
+    mcp_option,
+    model_argument,
     open_model,
     open_tools,
+    seed_option,
     show_call,
     state_home,
+    system_option,
+    temperature_option,
+    tools_option,
+    top_k_option,
+    top_p_option,
 )
 from herd.config import read
 from herd.engine.conversation import Conversation
@@ -41,29 +39,39 @@ from herd.engine.request import SamplingParams
 from herd.errors import RequestError
 from herd.text.chat import chat_format
 from herd.text.messages import Message
-from herd.weights.hub import DEFAULT_MODEL
 from herd.weights.presets import preset_for
 
 
+@click.command(help=__doc__)
+@model_argument
+@system_option
+@temperature_option
+@top_p_option
+@top_k_option
+@seed_option
+@max_tokens_option
+@click.option("--speed", is_flag=True, help="Print tokens per second after each reply.")
+@click.option("--plain", is_flag=True, help="No Markdown, no colours.")
+@context_option
+@engine_options
+@tools_option
+@mcp_option
+@documents_option
 def command(
-    model: Model = DEFAULT_MODEL,
-    system: Annotated[Optional[str], typer.Option(help="System message. Default: the model's preset.")] = None,
-    temperature: TemperatureFlag = None,
-    top_p: TopPFlag = None,
-    top_k: TopKFlag = None,
-    seed: SeedFlag = None,
-    max_tokens: MaxTokensFlag = None,
-    speed: Annotated[bool, typer.Option("--speed", help="Print tokens per second after each reply.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="No Markdown, no colours.")] = False,
-    backend: BackendFlag = "auto",
-    device: DeviceFlag = None,
-    dtype: DtypeFlag = None,
-    threads: ThreadsFlag = None,
-    context: ContextFlag = None,
-    kv_cache: KvCacheFlag = None,
-    tools: ToolsFlag = None,
-    mcp: McpFlag = None,
-    documents: DocumentsFlag = None,
+    model: str,
+    system: str | None,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int | None,
+    max_tokens: int | None,
+    speed: bool,
+    plain: bool,
+    cache_tokens: int | None,
+    tools: str | None,
+    mcp: Path | None,
+    documents: Path | None,
+    **backend: Any,
 ) -> None:
     box = open_tools(tools, mcp, documents)
     checkpoint = open_model(model)
@@ -83,10 +91,7 @@ def command(
     params.check(checkpoint.config.vocab)
     spoken = preset.system if system is None else system
     dialog = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
-    opened = open_engine(
-        checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context, kv_cache=kv_cache
-    )
-    with opened as engine, box:
+    with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine, box:
         conversation = Conversation(engine, dialog, params, [Message("system", spoken)] if spoken else [])
         if box.runners:
             conversation.run = box.run

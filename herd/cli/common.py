@@ -5,41 +5,54 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import TYPE_CHECKING, Any
 
-import msgspec
-import typer
+import click
 
-from herd.engine.conversation import ToolResult
 from herd.errors import ConfigError
-from herd.text.messages import ToolCall
-from herd.tools import ToolBox
-from herd.weights.checkpoint import Checkpoint
 from herd.weights.hub import DEFAULT_MODEL, WHEELS, find, pull
 
-Model = Annotated[str, typer.Argument(help="A path, or the name of a model that was pulled.")]
-BackendFlag = Annotated[
-    str, typer.Option(help="native (CPU), torch, or auto: native unless --device or --dtype is given.")
-]
-DeviceFlag = Annotated[Optional[str], typer.Option(help="For torch: cpu, cuda, cuda:1.")]
-DtypeFlag = Annotated[Optional[str], typer.Option(help="For torch: float32, bfloat16 or float16.")]
-ThreadsFlag = Annotated[Optional[int], typer.Option(help="CPU threads. Default: one a core.")]
-ContextFlag = Annotated[
-    Optional[int], typer.Option(help="Tokens of key-value cache. Default: the model's context, at most 8192.")
-]
-KvCacheFlag = Annotated[
-    Optional[str], typer.Option(help="Numbers in the key-value cache: f16, or int8 in half the memory.")
-]
-TemperatureFlag = Annotated[Optional[float], typer.Option(help="0 is greedy. Default: the model's preset.")]
-TopPFlag = Annotated[Optional[float], typer.Option(help="Sample from the likeliest tokens of this total probability.")]
-TopKFlag = Annotated[Optional[int], typer.Option(help="Sample from this many likeliest tokens; 0 is all.")]
-SeedFlag = Annotated[Optional[int], typer.Option(help="Makes samples repeatable.")]
-ToolsFlag = Annotated[
-    Optional[str], typer.Option(help="Tools that herd runs: code_interpreter, calculator, search; comma-separated.")
-]
-McpFlag = Annotated[Optional[Path], typer.Option(help="MCP servers whose tools join, as a JSON file of mcpServers.")]
-DocumentsFlag = Annotated[Optional[Path], typer.Option(help="A folder of text files for the search tool.")]
-MaxTokensFlag = Annotated[Optional[int], typer.Option(help="At most this many tokens a reply.")]
+if TYPE_CHECKING:  # what a command does not use it does not wait for
+    from herd.engine.conversation import ToolResult
+    from herd.text.messages import ToolCall
+    from herd.tools import ToolBox
+    from herd.weights.checkpoint import Checkpoint
+
+PATH = click.Path(path_type=Path)
+model_argument = click.argument("model", default=DEFAULT_MODEL, help="A path, or the name of a model that was pulled.")
+model_option = click.option("--model", default=DEFAULT_MODEL, help="A path, or the name of a model that was pulled.")
+context_option = click.option(
+    "--context", "cache_tokens", type=int, help="Tokens of key-value cache. Default: the model's context, at most 8192."
+)
+temperature_option = click.option("--temperature", type=float, help="0 is greedy. Default: the model's preset.")
+top_p_option = click.option("--top-p", type=float, help="Sample from the likeliest tokens of this total probability.")
+top_k_option = click.option("--top-k", type=int, help="Sample from this many likeliest tokens; 0 is all.")
+seed_option = click.option("--seed", type=int, help="Makes samples repeatable.")
+max_tokens_option = click.option("--max-tokens", type=int, help="At most this many tokens a reply.")
+system_option = click.option("--system", help="System message. Default: the model's preset.")
+tools_option = click.option(
+    "--tools", help="Tools that herd runs: code_interpreter, calculator, search; comma-separated."
+)
+mcp_option = click.option("--mcp", type=PATH, help="MCP servers whose tools join, as a JSON file of mcpServers.")
+documents_option = click.option("--documents", type=PATH, help="A folder of text files for the search tool.")
+_ENGINE_OPTIONS = (
+    click.option(
+        "--backend",
+        default="auto",
+        help="native (CPU), torch, or auto: native unless --device or --dtype is given.",
+    ),
+    click.option("--device", help="For torch: cpu, cuda, cuda:1."),
+    click.option("--dtype", help="For torch: float32, bfloat16 or float16."),
+    click.option("--threads", type=int, help="CPU threads. Default: one a core."),
+    click.option("--kv-cache", help="Numbers in the key-value cache: f16, or int8 in half the memory."),
+)
+
+
+def engine_options(command: Any) -> Any:
+    """The flags that say what computes a model: keyword arguments of `herd.engine.open`'s functions."""
+    for option in reversed(_ENGINE_OPTIONS):
+        command = option(command)
+    return command
 
 
 def models_home() -> Path:
@@ -60,7 +73,7 @@ def state_home() -> Path:
     return (Path(state) if state else Path.home() / ".local" / "state") / "herd"
 
 
-def open_model(name: str = DEFAULT_MODEL) -> Checkpoint:
+def open_model(name: str = DEFAULT_MODEL) -> "Checkpoint":
     """Open a model by path or name; the small default model is fetched when it is not here yet."""
     from herd.weights.open import open_checkpoint
 
@@ -74,8 +87,9 @@ def open_model(name: str = DEFAULT_MODEL) -> Checkpoint:
     return open_checkpoint(path)
 
 
-def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> ToolBox:
+def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> "ToolBox":
     """The tools that flags ask for."""
+    from herd.tools import ToolBox
     from herd.tools.builtin import add_tools
 
     box = ToolBox()
@@ -87,8 +101,12 @@ def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> T
     return box
 
 
-def show_call(part: ToolCall | ToolResult) -> str:
+def show_call(part: "ToolCall | ToolResult") -> str:
     """A call, or what it gave, as Markdown."""
+    import msgspec
+
+    from herd.engine.conversation import ToolResult
+
     if isinstance(part, ToolResult):
         return f"```\n{part.output.strip()}\n```"
     code = part.arguments.get("code")

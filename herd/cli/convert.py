@@ -7,23 +7,23 @@ Examples:
 """
 
 from pathlib import Path
-from typing import Annotated, Optional
 
-import typer
+import click
 
-from herd.cli.common import byte_progress, open_model
+from herd.cli.common import PATH, byte_progress, open_model
 from herd.weights.convert import convert, target_kind
 
 
+@click.command(help=__doc__)
+@click.argument("source", metavar="IN", help="A checkpoint: a folder, a .gguf file, or a pulled model's name.")
+@click.argument("out", type=PATH, metavar="OUT", help="The folder or .gguf file to write.")
+@click.option("--to", help="meta, hf or gguf. Default: gguf for OUT ending in .gguf.")
+@click.option("--format", help="Number format of the matrices: F32, F16 or BF16. Default: as they are.")
 def command(
-    source: Annotated[
-        str, typer.Argument(metavar="IN", help="A checkpoint: a folder, a .gguf file, or a pulled model's name.")
-    ],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or .gguf file to write.")],
-    to: Annotated[Optional[str], typer.Option(help="meta, hf or gguf. Default: gguf for OUT ending in .gguf.")] = None,
-    format: Annotated[
-        Optional[str], typer.Option(help="Number format of the matrices: F32, F16 or BF16. Default: as they are.")
-    ] = None,
+    source: str,
+    out: Path,
+    to: str | None,
+    format: str | None,
 ) -> None:
     kind = target_kind(out, to)
     checkpoint = open_model(source)

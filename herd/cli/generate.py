@@ -13,56 +13,68 @@ Examples:
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any
 
-import typer
+import click
 
 from herd.cli.common import (
-    BackendFlag,
-    ContextFlag,
-    DeviceFlag,
-    DtypeFlag,
-    KvCacheFlag,
-    MaxTokensFlag,
-    SeedFlag,
-    TemperatureFlag,
-    ThreadsFlag,
-    TopKFlag,
-    TopPFlag,
+    PATH,
+    context_option,
+    engine_options,
+    max_tokens_option,
+    model_option,
     open_model,
+    seed_option,
+    system_option,
+    temperature_option,
+    top_k_option,
+    top_p_option,
 )
 from herd.engine.batch import Prompter, run_batch
 from herd.engine.open import open_engine
 from herd.errors import ConfigError
-from herd.weights.hub import DEFAULT_MODEL
 
 
+@click.command(help=__doc__)
+@click.argument("prompt", required=False, help="The prompt. Default: standard input.")
+@model_option
+@click.option("--file", type=PATH, help="Read the prompt from a file.")
+@click.option("--batch", type=PATH, help="A JSONL file of prompts.")
+@click.option("--out", type=PATH, help="Where a batch's answers go; continued if it exists.")
+@click.option("--config", type=PATH, help="Sampling parameters from a TOML file.")
+@system_option
+@click.option("--raw", is_flag=True, help="Continue the prompt as plain text.")
+@click.option("--json", is_flag=True, help="One JSON object with text, tokens and usage.")
+@temperature_option
+@top_p_option
+@top_k_option
+@seed_option
+@max_tokens_option
+@click.option("--stop", multiple=True, help="End the reply before this text; may be repeated.")
+@click.option("-n", type=int, help="How many completions.")
+@click.option("--logprobs", type=int, help="Report log-probabilities and this many alternatives.")
+@context_option
+@engine_options
 def command(
-    prompt: Annotated[Optional[str], typer.Argument(help="The prompt. Default: standard input.")] = None,
-    model: Annotated[str, typer.Option(help="A path, or the name of a model that was pulled.")] = DEFAULT_MODEL,
-    file: Annotated[Optional[Path], typer.Option(help="Read the prompt from a file.")] = None,
-    batch: Annotated[Optional[Path], typer.Option(help="A JSONL file of prompts.")] = None,
-    out: Annotated[Optional[Path], typer.Option(help="Where a batch's answers go; continued if it exists.")] = None,
-    config: Annotated[Optional[Path], typer.Option(help="Sampling parameters from a TOML file.")] = None,
-    system: Annotated[Optional[str], typer.Option(help="System message. Default: the model's preset.")] = None,
-    raw: Annotated[bool, typer.Option("--raw", help="Continue the prompt as plain text.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object with text, tokens and usage.")] = False,
-    temperature: TemperatureFlag = None,
-    top_p: TopPFlag = None,
-    top_k: TopKFlag = None,
-    seed: SeedFlag = None,
-    max_tokens: MaxTokensFlag = None,
-    stop: Annotated[Optional[list[str]], typer.Option(help="End the reply before this text; may be repeated.")] = None,
-    n: Annotated[Optional[int], typer.Option("-n", help="How many completions.")] = None,
-    logprobs: Annotated[
-        Optional[int], typer.Option(help="Report log-probabilities and this many alternatives.")
-    ] = None,
-    backend: BackendFlag = "auto",
-    device: DeviceFlag = None,
-    dtype: DtypeFlag = None,
-    threads: ThreadsFlag = None,
-    context: ContextFlag = None,
-    kv_cache: KvCacheFlag = None,
+    prompt: str | None,
+    model: str,
+    file: Path | None,
+    batch: Path | None,
+    out: Path | None,
+    config: Path | None,
+    system: str | None,
+    raw: bool,
+    json: bool,
+    temperature: float | None,
+    top_p: float | None,
+    top_k: int | None,
+    seed: int | None,
+    max_tokens: int | None,
+    stop: tuple[str, ...],
+    n: int | None,
+    logprobs: int | None,
+    cache_tokens: int | None,
+    **backend: Any,
 ) -> None:
     if sum(x is not None for x in (prompt, file, batch)) > 1:
         raise ConfigError("give one of a prompt, --file and --batch")
@@ -76,10 +88,7 @@ def command(
     prompter = Prompter(checkpoint, raw=raw, system=system, config=config, flags=flags)
     if batch is None and prompt is None:
         prompt = prompter.read_prompt(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
-    opened = open_engine(
-        checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context, kv_cache=kv_cache
-    )
-    with opened as engine:
+    with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine:
         if batch is not None and out is not None:
             with _progress() as progress:
                 run_batch(engine, prompter, batch, out, progress)

@@ -7,19 +7,22 @@ Examples:
   herd inspect folder --json
 """
 
-from typing import Annotated, Any
+from typing import Any
 
-import typer
+import click
 
-from herd.cli.common import Model, human, open_model
-from herd.weights.hub import DEFAULT_MODEL
+from herd.cli.common import human, model_argument, open_model
 from herd.weights.inspect import inspect
 
 
+@click.command(help=__doc__)
+@model_argument
+@click.option("--tensors", is_flag=True, help="List every tensor.")
+@click.option("--json", is_flag=True, help="All of it as JSON.")
 def command(
-    model: Model = DEFAULT_MODEL,
-    tensors: Annotated[bool, typer.Option("--tensors", help="List every tensor.")] = False,
-    json: Annotated[bool, typer.Option("--json", help="All of it as JSON.")] = False,
+    model: str,
+    tensors: bool,
+    json: bool,
 ) -> None:
     found = inspect(open_model(model))
     if json:

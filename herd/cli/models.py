@@ -5,11 +5,14 @@ Example:
   herd models
 """
 
+import click
+
 from herd.cli.common import human, models_home
 from herd.family import SHAPES
 from herd.weights.hub import local_models
 
 
+@click.command(help=__doc__)
 def command() -> None:
     home = models_home()
     found = local_models(home)

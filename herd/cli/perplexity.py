@@ -9,39 +9,34 @@ Examples:
 import json as jsonlib
 import sys
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Any
 
-import typer
+import click
 
-from herd.cli.common import BackendFlag, DeviceFlag, DtypeFlag, KvCacheFlag, Model, ThreadsFlag, open_model
+from herd.cli.common import PATH, engine_options, open_model
 from herd.engine.batch import Prompter
 from herd.engine.open import open_backend
 from herd.engine.perplexity import perplexity
 
 
+@click.command(help=__doc__)
+@click.argument("model", help="A path, or the name of a model that was pulled.")
+@click.argument("file", type=PATH, metavar="FILE", help="A text file.")
+@click.option("--context", default=512, help="Tokens of a chunk.")
+@click.option("--chunks", type=int, help="Only the first so many chunks.")
+@click.option("--json", is_flag=True, help="One JSON object.")
+@engine_options
 def command(
-    model: Model,
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A text file.")],
-    context: Annotated[int, typer.Option(help="Tokens of a chunk.")] = 512,
-    chunks: Annotated[Optional[int], typer.Option(help="Only the first so many chunks.")] = None,
-    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
-    threads: ThreadsFlag = None,
-    backend: BackendFlag = "auto",
-    device: DeviceFlag = None,
-    dtype: DtypeFlag = None,
-    kv_cache: KvCacheFlag = None,
+    model: str,
+    file: Path,
+    context: int,
+    chunks: int | None,
+    json: bool,
+    **backend: Any,
 ) -> None:
     text = Prompter.read_prompt(file)
     checkpoint = open_model(model)
-    opened = open_backend(
-        checkpoint,
-        backend,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        cache_tokens=max(context, 32),
-        kv_cache=kv_cache,
-    )
+    opened = open_backend(checkpoint, cache_tokens=max(context, 32), **backend)
 
     def progress(done: int, total: int, so_far: float) -> None:
         if sys.stderr.isatty():

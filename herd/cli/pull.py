@@ -8,17 +8,19 @@ Examples:
 """
 
 import os
-from typing import Annotated, Optional
 
-import typer
+import click
 
 from herd.cli.common import download_progress, models_home
 from herd.weights.hub import pull
 
 
+@click.command(help=__doc__)
+@click.argument("name", help="smollm2-135m, hf:ORG/NAME[@REVISION] or meta:SIGNED_URL.")
+@click.option("--model", help="Which model a meta: link is for.")
 def command(
-    name: Annotated[str, typer.Argument(help="smollm2-135m, hf:ORG/NAME[@REVISION] or meta:SIGNED_URL.")],
-    model: Annotated[Optional[str], typer.Option(help="Which model a meta: link is for.")] = None,
+    name: str,
+    model: str | None,
 ) -> None:
     with download_progress() as progress:
         folder = pull(name, models_home(), model=model, token=os.environ.get("HF_TOKEN"), progress=progress)

@@ -10,36 +10,38 @@ Examples:
 
 import json as jsonlib
 from pathlib import Path
-from typing import Annotated, Optional
 
-import typer
+import click
 
-from herd.cli.common import byte_progress, human, open_model
+from herd.cli.common import PATH, byte_progress, human, open_model
 from herd.engine.batch import Prompter
 from herd.engine.quantize import report as make_report
 from herd.engine.quantize import write
 from herd.weights.open import open_checkpoint
 
 
+@click.command(help=__doc__)
+@click.argument("source", metavar="IN", help="A checkpoint, best in 16 bits.")
+@click.argument("out", type=PATH, metavar="OUT", help="A .gguf file, or for FP8 a folder.")
+@click.option(
+    "--format",
+    required=True,
+    help="Q8_0 (int8), Q4_0 (int4), Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q4_K_M, Q5_K_M or F8_E4M3 (fp8).",
+)
+@click.option("--calibrate", type=PATH, help="A text file; needs torch.")
+@click.option("--embedding", help="Format of the embedding and the output head. Default: Q8_0, or Q6_K with k-formats.")
+@click.option("--report", is_flag=True, help="Show size, error of each tensor, speed.")
+@click.option("--text", type=PATH, help="With --report: perplexity on this text, before and after.")
+@click.option("--json", is_flag=True, help="The report as JSON.")
 def command(
-    source: Annotated[str, typer.Argument(metavar="IN", help="A checkpoint, best in 16 bits.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="A .gguf file, or for FP8 a folder.")],
-    format: Annotated[
-        str,
-        typer.Option(
-            help="Q8_0 (int8), Q4_0 (int4), Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q4_K_M, Q5_K_M or F8_E4M3 (fp8)."
-        ),
-    ],
-    calibrate: Annotated[Optional[Path], typer.Option(help="A text file; needs torch.")] = None,
-    embedding: Annotated[
-        Optional[str],
-        typer.Option(help="Format of the embedding and the output head. Default: Q8_0, or Q6_K with k-formats."),
-    ] = None,
-    report: Annotated[bool, typer.Option("--report", help="Show size, error of each tensor, speed.")] = False,
-    text: Annotated[
-        Optional[Path], typer.Option(help="With --report: perplexity on this text, before and after.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="The report as JSON.")] = False,
+    source: str,
+    out: Path,
+    format: str,
+    calibrate: Path | None,
+    embedding: str | None,
+    report: bool,
+    text: Path | None,
+    json: bool,
 ) -> None:
     checkpoint = open_model(source)
     words = None if calibrate is None else Prompter.read_prompt(calibrate)

@@ -14,57 +14,74 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Any
 
-import typer
+import click
 
 from herd.cli.common import (
-    BackendFlag,
-    ContextFlag,
-    DeviceFlag,
-    DocumentsFlag,
-    DtypeFlag,
-    KvCacheFlag,
-    McpFlag,
-    Model,
-    ThreadsFlag,
-    ToolsFlag,
+    PATH,
+    context_option,
+    documents_option,
+    engine_options,
+    mcp_option,
+    model_argument,
     open_model,
     open_tools,
+    tools_option,
 )
 from herd.errors import ConfigError, FormatError, HerdError, MissingDependencyError
-from herd.weights.hub import DEFAULT_MODEL
 
 
+@click.command(help=__doc__)
+@model_argument
+@click.option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", default=8000, help="Port; 0 takes a free one.")
+@click.option("--name", help="The model's name in the API. Default: as given.")
+@click.option("--keys", type=PATH, help="Ask for API keys of this file; see herd keys.")
+@tools_option
+@mcp_option
+@documents_option
+@click.option("--replicas", default=1, help="Processes behind the port, for machines with many cores.")
+@click.option("--max-sequences", default=64, help="Replies that are computed at a time.")
+@click.option("--max-waiting", default=512, help="Replies that may wait; more are told to come again.")
+@click.option("--max-prompt", type=int, help="Tokens of a prompt, at most.")
+@click.option("--max-body", default=4 << 20, help="Bytes of a request, at most.")
+@click.option("--timeout", type=float, help="Seconds that a request may take.")
+@click.option("--grace", default=30, help="Seconds that replies have to end when the server is stopped.")
+@click.option("--requests-per-minute", default=0, help="For each key, or in all without keys; 0 is no limit.")
+@click.option("--concurrency", default=0, help="Requests at a time, as above.")
+@click.option("--cors", multiple=True, help="Origin whose pages may ask; may be repeated.")
+@click.option("--ssl-cert", help="TLS certificate (PEM).")
+@click.option("--ssl-key", help="TLS key (PEM).")
+@click.option("--log", type=PATH, help="Access log. Default: standard error.")
+@click.option("--log-prompts", is_flag=True, help="Log what was asked, too.")
+@context_option
+@engine_options
 def command(
-    model: Model = DEFAULT_MODEL,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 is every one.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 8000,
-    name: Annotated[Optional[str], typer.Option(help="The model's name in the API. Default: as given.")] = None,
-    keys: Annotated[Optional[Path], typer.Option(help="Ask for API keys of this file; see herd keys.")] = None,
-    tools: ToolsFlag = None,
-    mcp: McpFlag = None,
-    documents: DocumentsFlag = None,
-    replicas: Annotated[int, typer.Option(help="Processes behind the port, for machines with many cores.")] = 1,
-    max_sequences: Annotated[int, typer.Option(help="Replies that are computed at a time.")] = 64,
-    max_waiting: Annotated[int, typer.Option(help="Replies that may wait; more are told to come again.")] = 512,
-    max_prompt: Annotated[Optional[int], typer.Option(help="Tokens of a prompt, at most.")] = None,
-    max_body: Annotated[int, typer.Option(help="Bytes of a request, at most.")] = 4 << 20,
-    timeout: Annotated[Optional[float], typer.Option(help="Seconds that a request may take.")] = None,
-    grace: Annotated[int, typer.Option(help="Seconds that replies have to end when the server is stopped.")] = 30,
-    requests_per_minute: Annotated[int, typer.Option(help="For each key, or in all without keys; 0 is no limit.")] = 0,
-    concurrency: Annotated[int, typer.Option(help="Requests at a time, as above.")] = 0,
-    cors: Annotated[Optional[list[str]], typer.Option(help="Origin whose pages may ask; may be repeated.")] = None,
-    ssl_cert: Annotated[Optional[str], typer.Option(help="TLS certificate (PEM).")] = None,
-    ssl_key: Annotated[Optional[str], typer.Option(help="TLS key (PEM).")] = None,
-    log: Annotated[Optional[Path], typer.Option(help="Access log. Default: standard error.")] = None,
-    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Log what was asked, too.")] = False,
-    backend: BackendFlag = "auto",
-    device: DeviceFlag = None,
-    dtype: DtypeFlag = None,
-    threads: ThreadsFlag = None,
-    context: ContextFlag = None,
-    kv_cache: KvCacheFlag = None,
+    model: str,
+    host: str,
+    port: int,
+    name: str | None,
+    keys: Path | None,
+    tools: str | None,
+    mcp: Path | None,
+    documents: Path | None,
+    replicas: int,
+    max_sequences: int,
+    max_waiting: int,
+    max_prompt: int | None,
+    max_body: int,
+    timeout: float | None,
+    grace: int,
+    requests_per_minute: int,
+    concurrency: int,
+    cors: tuple[str, ...],
+    ssl_cert: str | None,
+    ssl_key: str | None,
+    log: Path | None,
+    log_prompts: bool,
+    cache_tokens: int | None,
+    **backend: Any,
 ) -> None:
     try:
         from herd.serve.app import create_app
@@ -109,8 +126,7 @@ def command(
         from herd.weights.presets import preset_for
 
         engine = open_engine(
-            checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=context,
-            kv_cache=kv_cache, max_sequences=max_sequences, max_waiting=max_waiting,
+            checkpoint, cache_tokens=cache_tokens, **backend, max_sequences=max_sequences, max_waiting=max_waiting,
         )  # fmt: skip
         try:
             chat = chat_format(checkpoint.tokenizer, checkpoint.chat_template)

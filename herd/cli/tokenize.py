@@ -7,19 +7,22 @@ Examples:
 """
 
 import sys
-from typing import Annotated, Optional
 
-import typer
+import click
 
-from herd.cli.common import open_model
-from herd.weights.hub import DEFAULT_MODEL
+from herd.cli.common import model_option, open_model
 
 
+@click.command(help=__doc__)
+@click.argument("text", required=False, help="The text. Default: standard input.")
+@model_option
+@click.option("--ids", is_flag=True, help="Only the ids, as a JSON list.")
+@click.option("--count", is_flag=True, help="Only how many there are.")
 def command(
-    text: Annotated[Optional[str], typer.Argument(help="The text. Default: standard input.")] = None,
-    model: Annotated[str, typer.Option(help="A path, or the name of a model that was pulled.")] = DEFAULT_MODEL,
-    ids: Annotated[bool, typer.Option("--ids", help="Only the ids, as a JSON list.")] = False,
-    count: Annotated[bool, typer.Option("--count", help="Only how many there are.")] = False,
+    text: str | None,
+    model: str,
+    ids: bool,
+    count: bool,
 ) -> None:
     tokenizer = open_model(model).tokenizer
     if text is None:

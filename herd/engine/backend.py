@@ -6,13 +6,14 @@ masks, sampling and cache writes happen inside `step`.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Protocol
 
 from herd.engine.request import SamplingParams, TokenLogprob
 from herd.family import ModelConfig
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 
 @dataclass(slots=True)
@@ -24,7 +25,7 @@ class Sampling:
     position: int  # how many tokens the completion has already
     history: Sequence[int] = ()  # prompt and reply; filled only when penalties need it
     prompt_length: int = 0
-    mask: Callable[[], NDArray[np.uint32]] | None = None  # one bit for each token that is allowed; may wait for it
+    mask: "Callable[[], NDArray[np.uint32]] | None" = None  # one bit for each token that is allowed; may wait for it
 
 
 @dataclass(slots=True)

@@ -5,10 +5,9 @@ place is needed, least recently used first, so a later prompt with the same begi
 """
 
 import hashlib
+from array import array
 from collections import OrderedDict
 from collections.abc import Sequence
-
-import numpy as np
 
 
 class BlockCache:
@@ -32,7 +31,7 @@ class BlockCache:
 
     def digest(self, before: bytes, tokens: Sequence[int]) -> bytes:
         """The name of a block that follows block `before` (b"" for none) and holds `tokens`."""
-        return hashlib.blake2b(np.asarray(tokens, np.int32).tobytes(), digest_size=16, key=before).digest()
+        return hashlib.blake2b(array("i", tokens).tobytes(), digest_size=16, key=before).digest()
 
     def find(self, digest: bytes) -> int | None:
         """The block with these contents, if the cache has it."""

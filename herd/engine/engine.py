@@ -3,7 +3,6 @@
 Everything that generates text goes through here: chat, server, synthetic data, evaluation, guards.
 """
 
-import asyncio
 import itertools
 import queue
 import secrets
@@ -15,8 +14,8 @@ from typing import Any
 from herd.engine.backend import Backend, RowResult
 from herd.engine.cache import BlockCache
 from herd.engine.request import Event, FinishReason, Request, TokenLogprob, Usage
-from herd.engine.sampling import completion_seed
 from herd.engine.scheduler import Scheduler, Sequence
+from herd.engine.seed import completion_seed
 from herd.engine.stop import StopStrings
 from herd.errors import EngineStoppedError, QueueFullError, RequestError
 from herd.text.tokenizer import StreamDecoder, Tokenizer
@@ -105,6 +104,8 @@ class Engine:
 
     async def agenerate(self, requests: Request | Iterable[Request]) -> AsyncIterator[Event]:
         """`generate` for asyncio."""
+        import asyncio
+
         loop = asyncio.get_running_loop()
         received: asyncio.Queue[Any] = asyncio.Queue()
         wanted = [requests] if isinstance(requests, Request) else list(requests)

@@ -1,13 +1,15 @@
 """What a caller asks for and what it gets: sampling parameters, requests, events."""
 
 import math
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 
 from herd.errors import RequestError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline"]
 MAX_LOGPROBS = 20
@@ -71,7 +73,7 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class Constraint(Protocol):
     """Which tokens may come next, for replies held to a grammar."""
 
-    def mask(self) -> NDArray[np.uint32]:
+    def mask(self) -> "NDArray[np.uint32]":
         """One bit a token, 32 tokens a word, lowest bit first."""
         ...
 

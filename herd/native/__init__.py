@@ -3,13 +3,12 @@
 `csrc/` reads top to bottom: simd.h, kernels.h, pack.h, kernels.cpp, pool.h, sampler, decoder, forward, binding.
 """
 
+from array import array
 from collections.abc import Iterable
-
-import numpy as np
+from operator import truediv
 
 from herd.errors import ConfigError, FormatError
 from herd.native import _native
-from herd.quant.dequantize import f32_to_bf16
 from herd.quant.formats import number_format
 from herd.weights.checkpoint import Checkpoint, Tensor
 from herd.weights.gguf import rope_factors
@@ -43,11 +42,12 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
     Raises ConfigError for a shape or an instruction set it cannot run.
     """
     config = checkpoint.config
-    base = config.rope_theta ** (np.arange(0, config.head_dim, 2, dtype=np.float32) / np.float32(config.head_dim))
-    frequencies = (np.float32(1.0) / base.astype(np.float32)).astype(np.float32)
+    # Every operation is rounded to float32, as the reference's are.
+    exponents = array("f", (pair / config.head_dim for pair in range(0, config.head_dim, 2)))
+    frequencies = array("f", (1 / base for base in array("f", (config.rope_theta**e for e in exponents))))
     factors = rope_factors(config)
     if factors is not None:
-        frequencies = (frequencies / factors).astype(np.float32)
+        frequencies = array("f", map(truediv, frequencies, factors))
     try:
         decoder = _native.Decoder(
             config.layers, config.dim, config.ffn_dim, config.heads, config.kv_heads, config.head_dim, config.vocab,
@@ -72,6 +72,8 @@ def _with_output(checkpoint: Checkpoint) -> Iterable[tuple[str, Tensor]]:
 
 
 def _as_bf16(tensor: Tensor) -> Tensor:
+    from herd.quant.dequantize import f32_to_bf16
+
     return Tensor("BF16", tensor.shape, lambda a, b: f32_to_bf16(tensor.float32(a, b)).reshape(b - a, -1))
 
 
@@ -81,10 +83,10 @@ def _add(decoder: _native.Decoder, name: str, tensor: Tensor) -> None:
         tensor = _as_bf16(tensor)
     gguf_type = number_format(tensor.format).gguf_type
     fmt = _FP8 if gguf_type is None else gguf_type
-    raw = np.ascontiguousarray(tensor.raw())
+    raw = tensor.raw()
     if raw.nbytes != tensor.nbytes:
         raise FormatError(f"tensor {name} has {raw.nbytes} bytes; expected {tensor.nbytes}")
-    scale = None if tensor.scale is None else np.ascontiguousarray(tensor.scale().reshape(-1), np.float32)
+    scale = None if tensor.scale is None else array("f", tensor.scale().reshape(-1).tolist())
     decoder.add(name, fmt, rows, columns, raw, scale)
     if name == "tok_embeddings.weight":
         decoder.embedding = raw  # rows are read from it as tokens come; this keeps it alive

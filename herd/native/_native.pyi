@@ -1,9 +1,7 @@
 """Types of the compiled module; see csrc/binding.cpp."""
 
+from array import array
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 BLOCK: int
 
@@ -13,13 +11,13 @@ def probe_flops(threads: int) -> float: ...
 
 class Decoder:
     isa: str
-    embedding: NDArray[np.uint8]
+    embedding: memoryview
     def __init__(
         self, layers: int, dim: int, ffn: int, heads: int, kv_heads: int, head_dim: int, vocab: int, eps: float,
-        frequencies: NDArray[np.float32], threads: int, blocks: int, isa: str, int8_cache: bool,
+        frequencies: array[float], threads: int, blocks: int, isa: str, int8_cache: bool,
     ) -> None: ...  # fmt: skip
     def add(
-        self, name: str, format: int, rows: int, columns: int, raw: NDArray[np.uint8], scale: NDArray[np.float32] | None
+        self, name: str, format: int, rows: int, columns: int, raw: memoryview, scale: array[float] | None
     ) -> None: ...
     def finish(self) -> None: ...
     def step(self, rows: list[Any]) -> list[Any]: ...

@@ -1,6 +1,6 @@
-"""Byte-level BPE tokenizers: Meta's `tokenizer.model`, Hugging Face's `tokenizer.json`, GGUF vocabularies.
+"""Byte-level BPE tokenizers: Meta's `tokenizer.model` on tiktoken, Hugging Face's `tokenizer.json` on the `tokenizers` library.
 
-Meta's ranks run on tiktoken, the other two on the `tokenizers` library. Both are byte-level, so every text is encodable.
+GGUF vocabularies have a file of their own, `gguf.py`.
 """
 
 import base64
@@ -73,7 +73,8 @@ def _to_characters(token: bytes) -> str:
     return "".join(alphabet[byte] for byte in token)
 
 
-def _stops(special: Mapping[str, int], more: Iterable[int] = ()) -> frozenset[int]:
+def stops_of(special: Mapping[str, int], more: Iterable[int] = ()) -> frozenset[int]:
+    """Ids that end a reply: those of special tokens with such a name, and `more`."""
     return frozenset([*(special[name] for name in _STOP_NAMES if name in special), *more])
 
 
@@ -111,7 +112,7 @@ class TiktokenTokenizer:
         self.special_tokens = {name: len(ranks) + i for i, name in enumerate(LLAMA3_SPECIAL)}
         self.vocab_size = len(ranks) + len(LLAMA3_SPECIAL)
         self.bos_id: int | None = self.special_tokens["<|begin_of_text|>"]
-        self.stop_ids = _stops(self.special_tokens)
+        self.stop_ids = stops_of(self.special_tokens)
         self.ranks = ranks
         try:
             self._encoding = tiktoken.Encoding(
@@ -216,7 +217,7 @@ class HFTokenizer:
         self._added = {t["id"]: t["content"].encode() for t in added}
         self.vocab_size = max([*self._names, *self._added], default=-1) + 1
         self.bos_id: int | None = bos if isinstance(bos, int) else self.special_tokens.get(bos or "<|begin_of_text|>")
-        self.stop_ids = _stops(self.special_tokens, stops)
+        self.stop_ids = stops_of(self.special_tokens, stops)
 
     @classmethod
     def from_file(cls, path: Path, *, bos: str | None = None, stops: Iterable[int] = ()) -> "HFTokenizer":
@@ -258,18 +259,15 @@ class HFTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
-        if len(text) > _LONG:
-            cuts = [0]
-            while (cut := _WORD_END.search(text, cuts[-1] + _LONG)) is not None:
-                cuts.append(cut.end())
-            parts = [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+        parts = cut_long(text)
+        if len(parts) > 1:
             return [token for part in self.encode_batch(parts) for token in part]
-        ids: list[int] = self._encoding.encode(_well_formed(text), add_special_tokens=False).ids
+        ids: list[int] = self._encoding.encode(well_formed(text).decode(), add_special_tokens=False).ids
         return ids
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text on the library's threads."""
-        encoded = self._encoding.encode_batch_fast([_well_formed(t) for t in texts], add_special_tokens=False)
+        encoded = self._encoding.encode_batch_fast([well_formed(t).decode() for t in texts], add_special_tokens=False)
         return [one.ids for one in encoded]
 
     def token_bytes(self, token: int) -> bytes:
@@ -308,13 +306,20 @@ class HFTokenizer:
         return pre, [names.get(i, f"[PAD{i}]") for i in ids], [types.get(i, 5) for i in ids], merges
 
 
-def _well_formed(text: str) -> str:
-    """Lone surrogates become U+FFFD, as tiktoken does."""
+def well_formed(text: str) -> bytes:
+    """UTF-8; lone surrogates become U+FFFD, as tiktoken makes them."""
     try:
-        text.encode()
+        return text.encode()
     except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def cut_long(text: str) -> list[str]:
+    """Parts of some thousand characters of a long text, cut where no token crosses."""
+    cuts = [0]
+    while len(text) > cuts[-1] + _LONG and (cut := _WORD_END.search(text, cuts[-1] + _LONG)) is not None:
+        cuts.append(cut.end())
+    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
 
 
 def _recognize(spec: dict[str, Any]) -> str:

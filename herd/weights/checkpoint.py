@@ -8,18 +8,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any
 
 from herd.errors import FormatError
 from herd.family import ModelConfig
-from herd.quant.dequantize import dequantize
 from herd.quant.formats import number_format
 from herd.text.tokenizer import Tokenizer
 
-Bytes = NDArray[np.uint8]
+if TYPE_CHECKING:  # numpy takes a tenth of a second, which a chat from a GGUF file need not wait for
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Bytes = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -27,13 +27,14 @@ class Tensor:
     """A matrix [rows, columns], or a vector as one row, in some number format.
 
     `rows(first, last)` gives the raw bytes of those rows, [last - first, bytes a row]; nothing is read before.
-    `scale` ([rows, 1] float32) multiplies the rows of an FP8 tensor.
+    `scale` ([rows, 1] float32) multiplies the rows of an FP8 tensor. `view` is all bytes where they lie together in a file.
     """
 
     format: str
     shape: tuple[int, ...]
-    rows: Callable[[int, int], Bytes]
-    scale: Callable[[], NDArray[np.float32]] | None = None
+    rows: "Callable[[int, int], Bytes]"
+    scale: "Callable[[], NDArray[np.float32]] | None" = None
+    view: memoryview | None = None
 
     @property
     def row_count(self) -> int:
@@ -45,12 +46,20 @@ class Tensor:
         """Bytes of the weights in their format."""
         return self.row_count * number_format(self.format).row_bytes(self.shape[-1])
 
-    def raw(self) -> Bytes:
-        """All bytes, one-dimensional; a view of the file where that is possible."""
-        return self.rows(0, self.row_count).reshape(-1)
+    def raw(self) -> memoryview:
+        """All bytes; a view of the file where that is possible."""
+        if self.view is not None:
+            return self.view
+        import numpy as np
 
-    def float32(self, first: int = 0, last: int | None = None) -> NDArray[np.float32]:
+        return memoryview(np.ascontiguousarray(self.rows(0, self.row_count)).reshape(-1))  # type: ignore[arg-type]
+
+    def float32(self, first: int = 0, last: int | None = None) -> "NDArray[np.float32]":
         """Weights of rows `first` to `last` as float32, [rows, columns], or the whole vector."""
+        import numpy as np
+
+        from herd.quant.dequantize import dequantize
+
         last = self.row_count if last is None else last
         scale = None if self.scale is None else self.scale()[first:last]
         shape = (last - first, self.shape[-1]) if len(self.shape) == 2 else self.shape
@@ -99,9 +108,9 @@ class MappedFile:
                 self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if self.size else None
         except OSError as error:
             raise FormatError(f"{path}: cannot be read ({error.strerror})") from error
-        self.data: Bytes = np.frombuffer(self._map, np.uint8) if self._map is not None else np.zeros(0, np.uint8)
+        self.data = memoryview(b"" if self._map is None else self._map)
 
-    def bytes(self, first: int, count: int, what: str) -> Bytes:
+    def bytes(self, first: int, count: int, what: str) -> memoryview:
         """A view of `count` bytes; FormatError naming `what` when the file is shorter."""
         if first < 0 or count < 0 or first + count > self.size:
             raise FormatError(
@@ -114,8 +123,14 @@ class MappedFile:
         """A contiguous tensor that starts at byte `first`."""
         row_bytes = number_format(fmt).row_bytes(shape[-1])
         row_count = shape[0] if len(shape) == 2 else 1
-        data = self.bytes(first, row_count * row_bytes, what).reshape(row_count, row_bytes)
-        return Tensor(fmt, shape, lambda a, b: data[a:b])
+        view = self.bytes(first, row_count * row_bytes, what)
+
+        def rows(a: int, b: int) -> "Bytes":
+            import numpy as np
+
+            return np.frombuffer(view, np.uint8).reshape(row_count, row_bytes)[a:b]
+
+        return Tensor(fmt, shape, rows, view=view)
 
     def forget(self) -> None:
         """Drop resident pages."""
@@ -123,10 +138,10 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def permuted(tensor: Tensor, source_row: NDArray[np.int64]) -> Tensor:
+def permuted(tensor: Tensor, source_row: "NDArray[np.int64]") -> Tensor:
     """`tensor` with row i taken from row `source_row[i]`."""
 
-    def rows(first: int, last: int) -> Bytes:
+    def rows(first: int, last: int) -> "Bytes":
         return tensor.rows(0, tensor.row_count)[source_row[first:last]]
 
     scale = tensor.scale

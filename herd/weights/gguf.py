@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import numpy as np
-
 from herd.errors import FormatError, NoTokenizerError
 from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import GGUF_TYPES, REFUSED_GGUF_TYPES, number_format
-from herd.text.bpe import HFTokenizer
+from herd.text._bpe import Strings
+from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Tokenizer
 from herd.weights.checkpoint import Checkpoint, MappedFile, Tensor, check_tensors, number, positive_int
 from herd.weights.names import from_canonical, to_canonical
@@ -33,7 +32,7 @@ class _Cursor:
     def __init__(self, file: MappedFile) -> None:
         self.file = file
         self.at = 0
-        self._view = memoryview(file.data)  # type: ignore[arg-type]
+        self._view = file.data
 
     def value(self, code: str, what: str) -> Any:
         size = struct.calcsize("<" + code)
@@ -64,30 +63,17 @@ class _Cursor:
         if item in _SCALARS:
             code = _SCALARS[item]
             self._need(count * struct.calcsize("<" + code), what)
-            data = np.frombuffer(self._view, np.dtype("<" + code), count, self.at)
-            self.at += data.nbytes
-            return data.tolist()
+            values = list(struct.unpack_from(f"<{count}{code}", self._view, self.at))
+            self.at += count * struct.calcsize("<" + code)
+            return values
         if item != _STRING:
             raise FormatError(f"{self.file.path}: {what} is an array of GGUF type {item}; expected strings or numbers")
-        self._need(count * 8, what)
-        return self._strings(count, what)
-
-    def _strings(self, count: int, what: str) -> list[str]:
-        """`count` strings; written out because vocabularies hold hundreds of thousands."""
-        view, at, end = self._view, self.at, self.file.size
-        unpack = struct.Struct("<Q").unpack_from
-        strings = []
-        for _ in range(count):
-            if at + 8 > end:
-                self._need(end, what)
-            (length,) = unpack(view, at)
-            at += 8
-            if length > end - at:
-                self.at = at
-                self._need(length, what)
-            strings.append(str(view[at : at + length], "utf-8", "replace"))
-            at += length
-        self.at = at
+        try:
+            strings = Strings(self._view, self.at, count)
+        except IndexError:
+            self._need(self.file.size, what)
+            raise
+        self.at = strings.end
         return strings
 
 
@@ -215,19 +201,29 @@ def _config(metadata: dict[str, Any], tensors: dict[str, Tensor], rope: Tensor |
 
 
 def _shortest(value: float) -> float:
-    return float(str(np.float32(value)))
+    """The shortest decimal that is the same float32."""
+    return next(short for digits in range(1, 18) if _float32(short := float(f"{value:.{digits}g}")) == _float32(value))
 
 
-def rope_factors(config: ModelConfig) -> np.ndarray[Any, np.dtype[np.float32]] | None:
-    """What each rotary frequency is divided by, [head_dim / 2]; None without scaling. See `herd.model.llama`."""
+def _float32(value: float) -> float:
+    try:
+        return float(struct.unpack("<f", struct.pack("<f", value))[0])
+    except OverflowError:
+        return math.inf
+
+
+def rope_factors(config: ModelConfig) -> list[float] | None:
+    """What each rotary frequency is divided by, head_dim / 2 float32 values; None without scaling. See `herd.model.llama`."""
     scaling = config.rope_scaling
     if scaling is None:
         return None
-    frequency = config.rope_theta ** -(np.arange(0, config.head_dim, 2) / config.head_dim)
-    wavelengths_in_context = scaling.original_context * frequency / (2 * math.pi)
-    smooth = (wavelengths_in_context - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    smooth = np.clip(smooth, 0, 1)
-    factors: np.ndarray[Any, np.dtype[np.float32]] = (1 / ((1 - smooth) / scaling.factor + smooth)).astype(np.float32)
+    factors = []
+    for pair in range(0, config.head_dim, 2):
+        frequency = config.rope_theta ** -(pair / config.head_dim)
+        turns = scaling.original_context * frequency / (2 * math.pi)
+        smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        smooth = min(max(smooth, 0.0), 1.0)
+        factors.append(_float32(1 / ((1 - smooth) / scaling.factor + smooth)))
     return factors
 
 
@@ -239,8 +235,8 @@ def _rope_scaling(metadata: dict[str, Any], rope: Tensor | None, head_dim: int, 
         raise FormatError(
             f"{where}: rope_freqs.weight is {rope.format} {list(rope.shape)}; expected F32 [{head_dim // 2}]"
         )
-    given = rope.float32()
-    candidates = [RopeScaling(factor=float(f)) for f in {8.0, 32.0, float(given.max())} if f >= 1]
+    given = struct.unpack(f"<{head_dim // 2}f", rope.raw())
+    candidates = [RopeScaling(factor=f) for f in {8.0, 32.0, max(given)} if f >= 1]
     written = metadata.get(_ROPE_KEY)
     if isinstance(written, list) and len(written) == 4 and all(isinstance(x, float) and 0 < x < 1e9 for x in written):
         candidates.insert(0, RopeScaling(written[0], written[1], written[2], int(written[3])))
@@ -253,9 +249,13 @@ def _rope_scaling(metadata: dict[str, Any], rope: Tensor | None, head_dim: int, 
             rope_theta=theta, rope_scaling=scaling,
         )  # fmt: skip
         factors = rope_factors(probe)
-        if factors is not None and np.allclose(given, factors, rtol=1e-4):
+        if factors is not None and all(map(_near, given, factors)):
             return scaling
     raise FormatError(f"{where}: rope_freqs.weight is not Llama 3.1's frequency scaling; herd does not run this model")
+
+
+def _near(a: float, b: float) -> bool:
+    return math.isclose(a, b, rel_tol=1e-4)
 
 
 def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
@@ -265,11 +265,15 @@ def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
         raise NoTokenizerError(f"{where}: no tokenizer in the file")
     if model != "gpt2":
         raise FormatError(f"{where}: tokenizer {model!r}; herd reads byte-level BPE vocabularies ('gpt2')")
-    lists: dict[str, list[Any]] = {}
-    for key, kind in (("tokens", str), ("token_type", int), ("merges", str)):
+    lists: dict[str, Any] = {}
+    for key, kind, what in (
+        ("tokens", Strings, "strings"),
+        ("token_type", list, "integers"),
+        ("merges", Strings, "strings"),
+    ):
         found = metadata.get(prefix + key)
-        if not isinstance(found, list) or not all(isinstance(item, kind) for item in found):
-            raise FormatError(f"{where}: {prefix}{key} is missing or damaged; expected a list of {kind.__name__}")
+        if not isinstance(found, kind) or (found and what == "integers" and not isinstance(found[0], int)):
+            raise FormatError(f"{where}: {prefix}{key} is missing or damaged; expected a list of {what}")
         lists[key] = found
     bos, eos = metadata.get(prefix + "bos_token_id"), metadata.get(prefix + "eos_token_id")
     stops = [
@@ -278,7 +282,7 @@ def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
     adds_bos = metadata.get(
         prefix + "add_bos_token", metadata.get(prefix + "pre") in ("llama-bpe", "llama3", "llama-v3")
     )
-    tokenizer = HFTokenizer.from_gguf(
+    tokenizer = GGUFTokenizer(
         pre=str(metadata.get(prefix + "pre", "gpt-2")),
         tokens=lists["tokens"],
         types=lists["token_type"],
@@ -302,10 +306,13 @@ def write_gguf(
     config = checkpoint.config
     metadata = _metadata(checkpoint)
     shapes = config.tensor_shapes()
-    rope = rope_factors(config)
-    entries = [(from_canonical(name, "gguf"), shape, formats[name]) for name, shape in shapes.items()]
+    factors = rope_factors(config)
+    rope = None if factors is None else struct.pack(f"<{len(factors)}f", *factors)
+    entries: list[tuple[str, tuple[int, ...], str]] = [
+        (from_canonical(name, "gguf"), shape, formats[name]) for name, shape in shapes.items()
+    ]
     if rope is not None:
-        entries.insert(0, ("rope_freqs.weight", rope.shape, "F32"))
+        entries.insert(0, ("rope_freqs.weight", (len(rope) // 4,), "F32"))
     header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(entries), len(metadata)))
     for key, value in metadata.items():
         header += _packed_string(key) + _packed(value)
@@ -319,7 +326,7 @@ def write_gguf(
         offset += _padded(rows * number_format(fmt).row_bytes(shape[-1]))
     file.write(header.ljust(_padded(len(header)), b"\0"))
     if rope is not None:
-        file.write(rope.tobytes().ljust(_padded(rope.nbytes), b"\0"))
+        file.write(rope.ljust(_padded(len(rope)), b"\0"))
     for name in shapes:
         written = 0
         for chunk in chunks(checkpoint.tensors[name], formats[name]):
@@ -335,7 +342,7 @@ def _padded(size: int) -> int:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    from herd.text.bpe import TiktokenTokenizer
+    from herd.text.bpe import HFTokenizer, TiktokenTokenizer
 
     config = checkpoint.config
     values: dict[str, Any] = {
@@ -365,7 +372,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         return values  # a checkpoint without a tokenizer stays one
     if isinstance(tokenizer, TiktokenTokenizer):
         tokenizer = HFTokenizer(json.loads(tokenizer.to_json()))
-    assert isinstance(tokenizer, HFTokenizer)
+    assert isinstance(tokenizer, HFTokenizer | GGUFTokenizer)
     pre, tokens, types, merges = tokenizer.gguf_vocabulary
     tokens += [f"[PAD{i}]" for i in range(len(tokens), config.vocab)]
     types += [5] * (config.vocab - len(types))

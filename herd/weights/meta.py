@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from herd.errors import FormatError, NoTokenizerError
 from herd.family import ModelConfig, RopeScaling
 from herd.text.bpe import HFTokenizer, TiktokenTokenizer
+from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Tokenizer
-from herd.weights.checkpoint import Bytes, Checkpoint, Tensor, check_tensors, number, positive_int
+from herd.weights.checkpoint import Checkpoint, Tensor, check_tensors, number, positive_int
 from herd.weights.files import read_json, sidecar_tokenizer
 from herd.weights.pth import PthFile, write_pth
 
@@ -134,7 +136,7 @@ def _merged(name: str, parts: list[Tensor], shape: tuple[int, ...], where: str) 
     raise FormatError(f"{where}: {count} parts of {name}, {list(first.shape)} each, do not make {list(shape)}")
 
 
-def _stacked_rows(parts: list[Tensor], first: int, last: int) -> Bytes:
+def _stacked_rows(parts: list[Tensor], first: int, last: int) -> NDArray[np.uint8]:
     each = parts[0].row_count
     pieces = [
         parts[i].rows(max(first - i * each, 0), min(last - i * each, each))
@@ -205,7 +207,7 @@ def write_meta(
         tokenizer = checkpoint.tokenizer
     except NoTokenizerError:
         return
-    if isinstance(tokenizer, HFTokenizer) and (ranks := tokenizer.tiktoken_ranks()) is not None:
+    if isinstance(tokenizer, HFTokenizer | GGUFTokenizer) and (ranks := tokenizer.tiktoken_ranks()) is not None:
         tokenizer = TiktokenTokenizer(ranks)
     if isinstance(tokenizer, TiktokenTokenizer):
         (folder / "tokenizer.model").write_bytes(tokenizer.to_model_file())

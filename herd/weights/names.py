@@ -1,9 +1,11 @@
 """Tensor names and rotary orders of the three file formats, each a table to and from the canonical ones."""
 
 import re
+from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _HF = {
     "tok_embeddings.weight": "model.embed_tokens.weight",
@@ -63,13 +65,17 @@ def is_rotary(name: str) -> bool:
     return name.endswith((".wq.weight", ".wk.weight"))
 
 
-def interleaved_from_halves(rows: int, head_dim: int) -> NDArray[np.int64]:
+def interleaved_from_halves(rows: int, head_dim: int) -> "NDArray[np.int64]":
     """For each canonical row (pair 2i, 2i+1) the row of Hugging Face's order (i, i + head_dim / 2) that holds it."""
+    import numpy as np
+
     row = np.arange(rows, dtype=np.int64)
     head, within = row // head_dim, row % head_dim
     return head * head_dim + within % 2 * (head_dim // 2) + within // 2
 
 
-def halves_from_interleaved(rows: int, head_dim: int) -> NDArray[np.int64]:
+def halves_from_interleaved(rows: int, head_dim: int) -> "NDArray[np.int64]":
     """The inverse of `interleaved_from_halves`."""
+    import numpy as np
+
     return np.argsort(interleaved_from_halves(rows, head_dim))

@@ -5,8 +5,6 @@ from pathlib import Path
 from herd.errors import FormatError
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.gguf import open_gguf
-from herd.weights.hf import open_hf
-from herd.weights.meta import open_meta
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -21,8 +19,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if not path.is_dir():
         raise FormatError(f"{path}: no such file or folder; give a .gguf file or a folder of weights")
     if (path / "params.json").exists():
+        from herd.weights.meta import open_meta
+
         return open_meta(path)
     if (path / "config.json").exists():
+        from herd.weights.hf import open_hf
+
         return open_hf(path)
     files = sorted(path.glob("*.gguf"))
     if len(files) == 1:

@@ -1,8 +1,7 @@
 """The native backend: the C++ decoder on the CPU. A step is one call, sampling included."""
 
 import os
-
-import numpy as np
+from array import array
 
 from herd import native
 from herd.engine.backend import Row, RowResult, StepPlan
@@ -68,15 +67,13 @@ def _row(row: Row) -> tuple[object, ...]:
     sampling = None
     if row.sampling is not None:
         s, p = row.sampling, row.sampling.params
-        history = np.asarray(s.history, np.int32) if len(s.history) else None
-        biased = np.fromiter(p.logit_bias.keys(), np.int32) if p.logit_bias else None
-        values = np.fromiter(p.logit_bias.values(), np.float32) if p.logit_bias else None
+        history = array("i", s.history) if len(s.history) else None
+        biased = array("i", p.logit_bias.keys()) if p.logit_bias else None
+        values = array("f", p.logit_bias.values()) if p.logit_bias else None
         top = -1 if p.logprobs is None else p.logprobs
         sampling = (
             p.temperature, p.top_p, p.min_p, p.top_k, p.repetition_penalty, p.presence_penalty, p.frequency_penalty,
             s.seed & (2**64 - 1), s.position, top, history, s.prompt_length, biased, values, s.mask,
         )  # fmt: skip
-    targets = None if row.targets is None else np.asarray(row.targets, np.int32)
-    return (
-        np.asarray(row.tokens, np.int32), row.start, np.asarray(row.blocks, np.int32), sampling, targets, row.target_top
-    )  # fmt: skip
+    targets = None if row.targets is None else array("i", row.targets)
+    return array("i", row.tokens), row.start, array("i", row.blocks), sampling, targets, row.target_top

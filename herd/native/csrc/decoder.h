@@ -136,7 +136,7 @@ class Decoder {
   Arena arena_;
   Memory cache_;
   bool int8_cache_;
-  size_t layer_bytes_ = 0, block_bytes_ = 0;
+  size_t layer_bytes_ = 0, block_bytes_ = 0, group_bytes_ = 0;  // layer_bytes_: of a layer's part of a group of blocks
   int blocks_;
 
   // One step's state, shared by the threads.

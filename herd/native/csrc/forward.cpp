@@ -162,7 +162,7 @@ void Decoder::keep(int part, int token, int first, const float* values, uint8_t*
     return;
   }
   int head = first / s.head_dim, at = first % s.head_dim, slot = position_[size_t(token)] % BLOCK;
-  uint8_t* block = cache + size_t(block_[size_t(token)]) * block_bytes_ + size_t(head) * head_bytes(s.head_dim, false);
+  uint8_t* block = cache + block_at(block_[size_t(token)], block_bytes_, group_bytes_) + size_t(head) * head_bytes(s.head_dim, false);
   uint16_t* halves = reinterpret_cast<uint16_t*>(block);
   for (int i = 0; i < TILE; i++) {
     int place = part == 1 ? (at + i) * BLOCK + slot : s.head_dim * BLOCK + slot * s.head_dim + at + i;
@@ -173,7 +173,7 @@ void Decoder::keep(int part, int token, int first, const float* values, uint8_t*
 // A head's key and value of one token -> bytes, each vector with the scale that makes its largest number 127.
 void Decoder::keep_int8(int token, int head, uint8_t* cache) const {
   int dim = shape_.head_dim, slot = position_[size_t(token)] % BLOCK;
-  uint8_t* block = cache + size_t(block_[size_t(token)]) * block_bytes_ + size_t(head) * head_bytes(dim, true);
+  uint8_t* block = cache + block_at(block_[size_t(token)], block_bytes_, group_bytes_) + size_t(head) * head_bytes(dim, true);
   int8_t* bytes = reinterpret_cast<int8_t*>(block);
   float* scales = reinterpret_cast<float*>(bytes + size_t(dim) * BLOCK * 2);
   for (int part = 0; part < 2; part++) {
@@ -262,7 +262,7 @@ void Decoder::attend(int thread, const Task& task, const std::vector<StepRow>& r
     }
   own.weights.resize(scratch_floats(count, dim));
   Piece piece{own.query.data(), own.last.data(), count, dim, 0, 0, rows[size_t(task.row)].table,
-              cache + size_t(task.head) * head_bytes(dim, int8_cache_), block_bytes_, int8_cache_, 1.0f / std::sqrt(float(dim)), nullptr,
+              cache + size_t(task.head) * head_bytes(dim, int8_cache_), block_bytes_, group_bytes_, int8_cache_, 1.0f / std::sqrt(float(dim)), nullptr,
               own.weights.data()};
   int length = own.last.back() + 1;
   if (task.split >= 0) {

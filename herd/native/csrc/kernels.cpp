@@ -2,6 +2,7 @@
 #include "kernels.h"
 
 #include <cfloat>
+#include <utility>
 
 #include "pack.h"
 #include "simd.h"
@@ -15,13 +16,28 @@ HERD_INLINE int32_t four(const int8_t* activations) {
   return out;
 }
 
+// Call f with the constants 0 ... N - 1.
+template <int N, class F>
+HERD_INLINE void unroll(F&& f) {
+  [&]<int... I>(std::integer_sequence<int, I...>) HERD_LAMBDA { (f(std::integral_constant<int, I>{}), ...); }
+  (std::make_integer_sequence<int, N>{});
+}
+
+// Four low bits of quad Q's numbers and those above, which lie together for all quads of a group.
+template <Packed K, int Q>
+HERD_INLINE Quad with_high(Quad low, Quad high) {
+  constexpr int MORE = Layout<K>::BITS - 4;
+  if constexpr (MORE == 0) return low;
+  if constexpr (MORE > 0) return both(low, bits<Q * MORE - 4, (1 << (4 + MORE)) - 16>(high));
+}
+
 // ROWS activation rows times one tile of integer weights. Weights of a group are unpacked once for all rows; the sums of
 // a group are exact integers, so the result does not depend on ROWS.
 template <Packed K, int ROWS>
 void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
   using L = Layout<K>;
   using D = Dots<L::BITS>;
-  constexpr int QUADS = L::COLUMNS / 4;
+  constexpr int QUADS = L::QUADS;
   // A weight is scale * (number - OFFSET) + minimum: what does not depend on the number is a minimum too.
   constexpr float BELOW = -float(L::OFFSET + D::ZERO);
   Part acc[PARTS][ROWS];
@@ -41,30 +57,22 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
     for (int p = 0; p < PARTS; p++) {
       const uint8_t* weights = tile + p * LANES * 4;
       D dots[ROWS];
-      if constexpr (PARTS == 1) {  // registers enough for a group's weights: unpack them all, then take row after row
-        Quad quads[QUADS];
-        for (int q = 0; q < QUADS; q++) {
-          Quad both = load_quad(weights + (L::NIBBLES ? q % 4 : q) * 64);
-          quads[q] = !L::NIBBLES ? both : q < 4 ? low_nibbles(both) : high_nibbles(both);
+      Quad high = L::HIGH_BITS ? load_quad(weights + L::HIGH) : Quad{};
+      auto take = [&](Quad quad, int q, int step) HERD_LAMBDA {
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; r++) dots[r].add(quad, four(bytes[r] + g * L::COLUMNS + q * 4), step);
+      };
+      unroll<L::NIBBLES ? QUADS / 2 : QUADS>([&](auto q) HERD_LAMBDA {
+        if (PARTS > 1) asm volatile("" ::: "memory");  // else the compiler loads all activations first, and spills them
+        Quad quad = load_quad(weights + q * 64);
+        if constexpr (L::NIBBLES) {
+          constexpr int second = q + QUADS / 2;
+          take(with_high<K, q>(bits<0, 15>(quad), high), q, 2 * q);
+          take(with_high<K, second>(bits<4, 15>(quad), high), second, 2 * q + 1);
+        } else {
+          take(quad, q, q);
         }
-        for (int r = 0; r < ROWS; r++)
-          for (int q = 0; q < QUADS; q++) dots[r].add(quads[q], four(bytes[r] + g * L::COLUMNS + q * 4), q);
-      } else {  // unpack some columns, take them for all rows, forget them
-#pragma GCC unroll 8
-        for (int q = 0; q < (L::NIBBLES ? QUADS / 2 : QUADS); q++) {
-          asm volatile("" ::: "memory");  // else the compiler loads all activations first, and spills them
-          Quad both = load_quad(weights + q * 64);
-          Quad low = L::NIBBLES ? low_nibbles(both) : both;
-#pragma GCC unroll 8
-          for (int r = 0; r < ROWS; r++)
-            dots[r].add(low, four(bytes[r] + g * L::COLUMNS + q * 4), L::NIBBLES ? 2 * q : q);
-          if constexpr (L::NIBBLES) {
-            Quad high = high_nibbles(both);
-#pragma GCC unroll 8
-            for (int r = 0; r < ROWS; r++) dots[r].add(high, four(bytes[r] + g * L::COLUMNS + q * 4 + 16), 2 * q + 1);
-          }
-        }
-      }
+      });
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(tile + L::WEIGHT_BYTES) + p * LANES;
       Part weight_scale = part_half(scales);
       Part minimum = weight_scale * part_set(BELOW);
@@ -346,7 +354,7 @@ void attend_as(const Piece& piece) {
   int blocks = (piece.end - piece.first + BLOCK - 1) / BLOCK;
   size_t numbers = size_t(piece.head_dim) * BLOCK;
   for (int b = 0; b < blocks; b++) {
-    const uint8_t* block = piece.cache + size_t(piece.table[piece.first / BLOCK + b]) * piece.block_stride;
+    const uint8_t* block = piece.cache + block_at(piece.table[piece.first / BLOCK + b], piece.block_bytes, piece.group_bytes);
     slots.keys[b] = reinterpret_cast<const T*>(block);
     slots.values[b] = slots.keys[b] + numbers;
     slots.scales[b] = reinterpret_cast<const float*>(slots.values[b] + numbers);

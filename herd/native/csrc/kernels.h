@@ -52,7 +52,7 @@ struct Piece {
   int first, end;               // positions, at most SPLIT of them, the first a multiple of SPLIT
   const int* table;             // blocks of the sequence
   const uint8_t* cache;         // this layer's and head's part of block 0
-  size_t block_stride;          // bytes from a block to the next
+  size_t block_bytes, group_bytes;  // see block_at
   bool int8;                    // the cache holds bytes with scales, not halves
   float scale;
   float* out;                   // [queries][head_dim + 2]: weighted values, their largest score, the sum of weights
@@ -85,10 +85,10 @@ inline size_t tile_bytes(Packed kind, int columns) {
     case Packed::BF16: return n * TILE * 2;
     case Packed::I4: return n / 32 * (256 + group);
     case Packed::I4M: return n / 32 * (256 + 2 * group);
-    case Packed::I5:
+    case Packed::I5: return n / 32 * (320 + group);
+    case Packed::I5M: return n / 32 * (320 + 2 * group);
+    case Packed::I6: return n / 16 * (192 + group);
     case Packed::I8: return n / 32 * (512 + group);
-    case Packed::I5M: return n / 32 * (512 + 2 * group);
-    case Packed::I6: return n / 16 * (256 + group);
   }
   return 0;
 }
@@ -98,6 +98,12 @@ inline size_t tile_bytes(Packed kind, int columns) {
 inline size_t head_bytes(int head_dim, bool int8) {
   size_t numbers = size_t(head_dim) * BLOCK * 2;
   return int8 ? numbers + 2 * BLOCK * sizeof(float) : numbers * 2;
+}
+
+// Blocks lie in groups of GROUP that hold all layers' parts, layer after layer: a short context touches few pages.
+constexpr int GROUP = 16;
+inline size_t block_at(int block, size_t block_bytes, size_t group_bytes) {
+  return size_t(block / GROUP) * group_bytes + size_t(block % GROUP) * block_bytes;
 }
 
 inline size_t scratch_floats(int queries, int head_dim) {

@@ -13,17 +13,38 @@ namespace herd::HERD_ISA {
 // ggml's type ids, and ours for FP8.
 enum Format { kF32 = 0, kF16 = 1, kQ4_0 = 2, kQ4_1 = 3, kQ5_0 = 6, kQ5_1 = 7, kQ8_0 = 8, kQ4_K = 12, kQ5_K = 13, kQ6_K = 14, kBF16 = 30, kFP8 = 1000 };
 
-// A group of `columns` weights as unsigned numbers: weight = scale * (number - zero) + minimum.
+// A group of 32 weights (of Q6_K 16) as unsigned numbers, four to a word, column by column: weight = scale * (number - zero) + minimum.
 struct Group {
-  uint8_t number[32];
+  uint32_t numbers[8];
   float scale, minimum;
 };
 
-inline float half_at(const uint8_t* p) {
+HERD_INLINE uint32_t word_at(const uint8_t* p) {
+  uint32_t word;
+  std::memcpy(&word, p, 4);
+  return word;
+}
+
+HERD_INLINE float half_at(const uint8_t* p) {
   uint16_t h;
   std::memcpy(&h, p, 2);
+#if defined(__F16C__)
+  return _cvtsh_ss(h);
+#else
   return half_to_float(h);
+#endif
 }
+
+HERD_INLINE uint16_t to_half(float x) {
+#if defined(__F16C__)
+  return _cvtss_sh(x, 0);
+#else
+  return float_to_half(x);
+#endif
+}
+
+// Four bits of `bits`, the lowest first, as the fifth bits of a word's four numbers.
+HERD_INLINE uint32_t fifth_bits(uint32_t bits) { return ((bits & 15) * 0x00204081u & 0x01010101u) << 4; }
 
 inline void k_scale(const uint8_t* packed, int i, int& scale, int& minimum) {
   if (i < 4) {
@@ -35,42 +56,37 @@ inline void k_scale(const uint8_t* packed, int i, int& scale, int& minimum) {
   }
 }
 
-// Group `g` of a row in `format`; groups have 32 columns, those of Q6_K 16.
-inline void read_group(int format, const uint8_t* row, int g, Group& out) {
+// Group `g` of a row in `format`.
+HERD_INLINE void read_group(int format, const uint8_t* row, int g, Group& out) {
+  constexpr uint32_t LOW = 0x0F0F0F0F;
   out.minimum = 0;
   switch (format) {
     case kQ4_0:
-    case kQ4_1: {
-      bool has_minimum = format == kQ4_1;
-      const uint8_t* b = row + size_t(g) * (has_minimum ? 20 : 18);
-      out.scale = half_at(b);
-      if (has_minimum) out.minimum = half_at(b + 2);
-      b += has_minimum ? 4 : 2;
-      for (int i = 0; i < 16; i++) {
-        out.number[i] = b[i] & 15;
-        out.number[i + 16] = b[i] >> 4;
-      }
-      return;
-    }
+    case kQ4_1:
     case kQ5_0:
     case kQ5_1: {
-      bool has_minimum = format == kQ5_1;
-      const uint8_t* b = row + size_t(g) * (has_minimum ? 24 : 22);
+      bool has_minimum = format == kQ4_1 || format == kQ5_1, five = format == kQ5_0 || format == kQ5_1;
+      const uint8_t* b = row + size_t(g) * size_t(18 + (has_minimum ? 2 : 0) + (five ? 4 : 0));
       out.scale = half_at(b);
       if (has_minimum) out.minimum = half_at(b + 2);
       b += has_minimum ? 4 : 2;
-      uint32_t high;
-      std::memcpy(&high, b, 4);
-      for (int i = 0; i < 16; i++) {
-        out.number[i] = uint8_t((b[4 + i] & 15) | ((high >> i & 1) << 4));
-        out.number[i + 16] = uint8_t((b[4 + i] >> 4) | ((high >> (i + 16) & 1) << 4));
+      uint32_t high = five ? word_at(b) : 0;
+      if (five) b += 4;
+      for (int q = 0; q < 4; q++) {
+        uint32_t both = word_at(b + q * 4);
+        out.numbers[q] = both & LOW;
+        out.numbers[q + 4] = both >> 4 & LOW;
+        if (five) {
+          out.numbers[q] |= fifth_bits(high >> q * 4);
+          out.numbers[q + 4] |= fifth_bits(high >> (q * 4 + 16));
+        }
       }
       return;
     }
     case kQ8_0: {
       const uint8_t* b = row + size_t(g) * 34;
       out.scale = half_at(b);
-      for (int i = 0; i < 32; i++) out.number[i] = uint8_t(b[2 + i] + 128);
+      for (int q = 0; q < 8; q++) out.numbers[q] = word_at(b + 2 + q * 4) ^ 0x80808080u;
       return;
     }
     case kQ4_K:
@@ -82,9 +98,9 @@ inline void read_group(int format, const uint8_t* row, int g, Group& out) {
       out.scale = half_at(b) * float(scale);
       out.minimum = -half_at(b + 2) * float(minimum);
       const uint8_t* low = b + (five ? 48 : 16) + i / 2 * 32;
-      for (int c = 0; c < 32; c++) {
-        out.number[c] = i % 2 ? low[c] >> 4 : low[c] & 15;
-        if (five) out.number[c] |= uint8_t((b[16 + c] >> i & 1) << 4);
+      for (int q = 0; q < 8; q++) {
+        out.numbers[q] = word_at(low + q * 4) >> (i % 2 * 4) & LOW;
+        if (five) out.numbers[q] |= (word_at(b + 16 + q * 4) >> i & 0x01010101u) << 4;
       }
       return;
     }
@@ -92,12 +108,11 @@ inline void read_group(int format, const uint8_t* row, int g, Group& out) {
       const uint8_t* b = row + size_t(g / 16) * 210;
       int i = g % 16, half = i / 8, quarter = i % 8 / 2, offset = i % 2 * 16;
       out.scale = half_at(b + 208) * float(int8_t(b[192 + i]));
-      for (int c = 0; c < 16; c++) {
-        int at = offset + c;
-        int low = b[half * 64 + quarter % 2 * 32 + at];
-        low = quarter < 2 ? low & 15 : low >> 4;
-        int high = b[128 + half * 32 + at] >> (2 * quarter) & 3;
-        out.number[c] = uint8_t(low | high << 4);
+      for (int q = 0; q < 4; q++) {
+        int at = offset + q * 4;
+        uint32_t low = word_at(b + half * 64 + quarter % 2 * 32 + at) >> (quarter < 2 ? 0 : 4) & LOW;
+        uint32_t high = word_at(b + 128 + half * 32 + at) >> (2 * quarter) & 0x03030303u;
+        out.numbers[q] = low | high << 4;
       }
       return;
     }
@@ -125,34 +140,44 @@ inline Packed packed_kind(int format) {
   }
 }
 
+// A group of 16 rows in a tile. Four low bits of each number lie in nibbles: quads (four columns of all rows) of the first half
+// of the columns in the low ones, of the second half in the high ones. The bits above, BITS - 4 of them, follow in 64 bytes
+// where each byte has those of its place in quad 0, 1, ... from its lowest bit on. Eight-bit numbers lie as they are.
 template <Packed K>
 struct Layout {
   static constexpr bool INTEGER = K != Packed::F32 && K != Packed::F16 && K != Packed::BF16;
-  static constexpr bool NIBBLES = K == Packed::I4 || K == Packed::I4M;
   static constexpr bool MINIMUM = K == Packed::I4M || K == Packed::I5M;
-  static constexpr int BITS = NIBBLES ? 4 : K == Packed::I5 || K == Packed::I5M ? 5 : K == Packed::I6 ? 6 : 8;
+  static constexpr int BITS = K == Packed::I4 || K == Packed::I4M ? 4 : K == Packed::I5 || K == Packed::I5M ? 5 : K == Packed::I6 ? 6 : 8;
+  static constexpr bool NIBBLES = BITS < 8;
   static constexpr int OFFSET = K == Packed::I4 ? 8 : K == Packed::I5 ? 16 : K == Packed::I6 ? 32 : 0;
-  static constexpr int COLUMNS = K == Packed::I6 ? 16 : 32;
-  static constexpr int WEIGHT_BYTES = COLUMNS * TILE / (NIBBLES ? 2 : 1);
+  static constexpr int COLUMNS = K == Packed::I6 ? 16 : 32, QUADS = COLUMNS / 4;
+  static constexpr bool HIGH_BITS = BITS == 5 || BITS == 6;
+  static constexpr int HIGH = QUADS / 2 * 64;  // where the bits above four are
+  static constexpr int WEIGHT_BYTES = NIBBLES ? HIGH + (HIGH_BITS ? 64 : 0) : QUADS * 64;
   static constexpr int GROUP_BYTES = WEIGHT_BYTES + TILE * 2 * (MINIMUM ? 2 : 1);
 };
 
 template <Packed K>
 void pack_integer(int format, const uint8_t* raw, size_t row_bytes, int rows, int columns, uint8_t* out) {
   using L = Layout<K>;
+  constexpr int HALF = L::QUADS / 2, MORE = L::BITS - 4;
   for (int g = 0; g < columns / L::COLUMNS; g++, out += L::GROUP_BYTES) {
-    std::memset(out, 0, L::GROUP_BYTES);
+    if (rows < TILE) std::memset(out, 0, L::GROUP_BYTES);
     for (int r = 0; r < rows; r++) {
       Group group{};
       read_group(format, raw + size_t(r) * row_bytes, g, group);
-      for (int q = 0; q < L::COLUMNS / 4; q++) {
-        uint8_t* place = out + (L::NIBBLES ? q % 4 : q) * 64 + r * 4;
-        for (int i = 0; i < 4; i++) {
-          uint8_t n = group.number[q * 4 + i];
-          place[i] = uint8_t(L::NIBBLES && q >= 4 ? place[i] | n << 4 : n);
+      auto put = [&](int at, uint32_t word) { std::memcpy(out + at + r * 4, &word, 4); };
+      if constexpr (L::NIBBLES) {
+        for (int q = 0; q < HALF; q++) put(q * 64, (group.numbers[q] & 0x0F0F0F0F) | (group.numbers[q + HALF] & 0x0F0F0F0F) << 4);
+        if constexpr (L::HIGH_BITS) {
+          uint32_t high = 0;
+          for (int q = 0; q < L::QUADS; q++) high |= (group.numbers[q] >> 4 & (MORE == 1 ? 0x01010101u : 0x03030303u)) << (q * MORE);
+          put(L::HIGH, high);
         }
+      } else {
+        for (int q = 0; q < L::QUADS; q++) put(q * 64, group.numbers[q]);
       }
-      uint16_t scale = float_to_half(group.scale), minimum = float_to_half(group.minimum);
+      uint16_t scale = to_half(group.scale), minimum = to_half(group.minimum);
       std::memcpy(out + L::WEIGHT_BYTES + r * 2, &scale, 2);
       if (L::MINIMUM) std::memcpy(out + L::WEIGHT_BYTES + TILE * 2 + r * 2, &minimum, 2);
     }
@@ -181,7 +206,10 @@ inline void unpack_row(int format, const uint8_t* raw, int columns, float* out) 
   for (int g = 0; g < columns / size; g++) {
     Group group{};
     read_group(format, raw, g, group);
-    for (int i = 0; i < size; i++) out[g * size + i] = group.scale * (float(group.number[i]) - zero) + group.minimum;
+    for (int i = 0; i < size; i++) {
+      float number = float(group.numbers[i / 4] >> (i % 4 * 8) & 255);
+      out[g * size + i] = group.scale * (number - zero) + group.minimum;
+    }
   }
 }
 

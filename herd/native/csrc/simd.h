@@ -15,6 +15,7 @@
 #endif
 
 #define HERD_INLINE inline __attribute__((always_inline))
+#define HERD_LAMBDA __attribute__((always_inline))
 
 namespace herd::HERD_ISA {
 
@@ -242,14 +243,19 @@ HERD_INLINE F16x exp(F16x x) {
 }
 
 // Dots<BITS> multiplies LANES rows of unsigned BITS-bit weights with one row of signed 8-bit activations. A Quad is four
-// columns of LANES rows, row after row. Eight-bit weights are stored plus 128. Where ZERO is not 0 the sums are too large
-// by ZERO times the sum of the activations.
+// columns of LANES rows, row after row; bits<FROM, MASK> moves bit FROM of each byte to bit 0 (-FROM up where it is negative).
+// Eight-bit weights are stored plus 128. Where ZERO is not 0 the sums are too large by ZERO times the sum of the activations.
 #if defined(__AVX512VNNI__) && defined(HERD_WIDE)
 
 using Quad = __m512i;
 HERD_INLINE Quad load_quad(const uint8_t* p) { return _mm512_loadu_si512(p); }
-HERD_INLINE Quad low_nibbles(Quad q) { return _mm512_and_si512(q, _mm512_set1_epi8(15)); }
-HERD_INLINE Quad high_nibbles(Quad q) { return _mm512_and_si512(_mm512_srli_epi16(q, 4), _mm512_set1_epi8(15)); }
+HERD_INLINE Quad both(Quad a, Quad b) { return _mm512_or_si512(a, b); }
+template <int FROM, int MASK>
+HERD_INLINE Quad bits(Quad q) {
+  if constexpr (FROM > 0) q = _mm512_srli_epi16(q, FROM);
+  if constexpr (FROM < 0) q = _mm512_slli_epi16(q, -FROM);
+  return _mm512_and_si512(q, _mm512_set1_epi8(MASK));
+}
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = BITS == 8 ? 128 : 0;
@@ -264,8 +270,13 @@ struct Dots {
 
 using Quad = __m256i;
 HERD_INLINE Quad load_quad(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
-HERD_INLINE Quad low_nibbles(Quad q) { return _mm256_and_si256(q, _mm256_set1_epi8(15)); }
-HERD_INLINE Quad high_nibbles(Quad q) { return _mm256_and_si256(_mm256_srli_epi16(q, 4), _mm256_set1_epi8(15)); }
+HERD_INLINE Quad both(Quad a, Quad b) { return _mm256_or_si256(a, b); }
+template <int FROM, int MASK>
+HERD_INLINE Quad bits(Quad q) {
+  if constexpr (FROM > 0) q = _mm256_srli_epi16(q, FROM);
+  if constexpr (FROM < 0) q = _mm256_slli_epi16(q, -FROM);
+  return _mm256_and_si256(q, _mm256_set1_epi8(MASK));
+}
 #if defined(__AVXVNNI__)
 template <int BITS>
 struct Dots {
@@ -305,8 +316,13 @@ struct Dots {
 
 using Quad = uint8x16_t;
 HERD_INLINE Quad load_quad(const uint8_t* p) { return vld1q_u8(p); }
-HERD_INLINE Quad low_nibbles(Quad q) { return vandq_u8(q, vdupq_n_u8(15)); }
-HERD_INLINE Quad high_nibbles(Quad q) { return vshrq_n_u8(q, 4); }
+HERD_INLINE Quad both(Quad a, Quad b) { return vorrq_u8(a, b); }
+template <int FROM, int MASK>
+HERD_INLINE Quad bits(Quad q) {
+  if constexpr (FROM > 0) q = vshrq_n_u8(q, FROM);
+  if constexpr (FROM < 0) q = vshlq_n_u8(q, -FROM);
+  return vandq_u8(q, vdupq_n_u8(MASK));
+}
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = 0;
@@ -328,12 +344,13 @@ HERD_INLINE Quad load_quad(const uint8_t* p) {
   std::memcpy(out.v, p, sizeof out.v);
   return out;
 }
-HERD_INLINE Quad low_nibbles(Quad q) {
-  for (auto& b : q.v) b &= 15;
-  return q;
+HERD_INLINE Quad both(Quad a, const Quad& b) {
+  for (size_t i = 0; i < sizeof a.v; i++) a.v[i] |= b.v[i];
+  return a;
 }
-HERD_INLINE Quad high_nibbles(Quad q) {
-  for (auto& b : q.v) b >>= 4;
+template <int FROM, int MASK>
+HERD_INLINE Quad bits(Quad q) {
+  for (auto& b : q.v) b = uint8_t((FROM > 0 ? b >> FROM : b << -FROM) & MASK);
   return q;
 }
 template <int BITS>

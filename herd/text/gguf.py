@@ -1,0 +1,85 @@
+"""A GGUF file's vocabulary, run by our own byte-level BPE in C++ (`csrc/`): built in milliseconds, since a chat waits for it."""
+
+import os
+import re
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+from herd.errors import FormatError
+from herd.text._bpe import Bpe, Strings
+from herd.text.bpe import GGUF_CONTROL, GGUF_USER_DEFINED, HFTokenizer, cut_long, stops_of, well_formed
+
+_CUTS = {"llama-bpe": 0, "llama3": 0, "llama-v3": 0, "gpt-2": 1, "smollm": 2}  # as csrc/words.h numbers them
+_PLAIN, _SPECIAL, _USER = range(3)
+_KIND_OF_TYPE = bytes({GGUF_CONTROL: _SPECIAL, GGUF_USER_DEFINED: _USER}.get(t, _PLAIN) for t in range(256))
+
+
+class GGUFTokenizer:
+    """A byte-level BPE as GGUF holds it: names and types of tokens, merges, and the name of a pre-tokenizer."""
+
+    def __init__(
+        self,
+        *,
+        pre: str,
+        tokens: Strings | Sequence[str],
+        types: Sequence[int],
+        merges: Strings | Sequence[str],
+        bos: int | None,
+        stops: Iterable[int],
+    ) -> None:
+        if pre not in _CUTS:
+            raise FormatError(f"tokenizer.ggml.pre is {pre!r}; herd knows {', '.join(_CUTS)}")
+        if len(types) != len(tokens):
+            raise FormatError(f"tokenizer.ggml.token_type has {len(types)} entries; expected {len(tokens)}")
+        self._pre, self._types = pre, types
+        self._tokens = tokens if isinstance(tokens, Strings) else Strings(list(tokens))
+        self._merges = merges if isinstance(merges, Strings) else Strings(list(merges))
+        try:
+            kinds = bytes(types).translate(_KIND_OF_TYPE)
+        except ValueError as error:
+            raise FormatError("tokenizer.ggml.token_type has a type that is none; expected 0 to 255") from error
+        try:
+            self._bpe = Bpe(self._tokens, kinds, self._merges, _CUTS[pre], _CUTS[pre] == 0)
+        except ValueError as error:
+            raise FormatError(f"tokenizer.ggml.merges: {error}") from error
+        self.special_tokens = {self._tokens[m.start()]: m.start() for m in re.finditer(b"%c" % _SPECIAL, kinds)}
+        self._cuts_long = _USER not in kinds  # a token of the user's may hold a space
+        self.vocab_size = len(self._tokens)
+        self.bos_id = bos
+        self.stop_ids = stops_of(self.special_tokens, stops)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
+        parts = cut_long(text) if self._cuts_long else [text]
+        if len(parts) > 1:
+            return [token for part in self.encode_batch(parts) for token in part]
+        return self._bpe.encode(well_formed(text))
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text, on all cores."""
+        return self._bpe.encode_batch([well_formed(text) for text in texts], os.cpu_count() or 1)
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for."""
+        return self._bpe.token_bytes(token) if token >= 0 else b""
+
+    @cached_property
+    def as_hf(self) -> HFTokenizer:
+        """The same vocabulary as a `tokenizer.json`."""
+        _, tokens, types, merges = self.gguf_vocabulary
+        return HFTokenizer.from_gguf(
+            pre=self._pre, tokens=tokens, types=types, merges=merges, bos=self.bos_id, stops=self.stop_ids
+        )
+
+    def to_json(self) -> str:
+        """The tokenizer in Hugging Face's format."""
+        return self.as_hf.to_json()
+
+    def tiktoken_ranks(self) -> dict[bytes, int] | None:
+        """Meta's ranks when this is Llama 3's tokenizer, else None."""
+        return self.as_hf.tiktoken_ranks()
+
+    @property
+    def gguf_vocabulary(self) -> tuple[str, list[str], list[int], list[str]]:
+        """Pre-tokenizer name, tokens, token types and merges as a GGUF file holds them."""
+        return self._pre, list(self._tokens), list(self._types), list(self._merges)
