@@ -13,7 +13,7 @@ from herd.engine.open import open_engine
 from herd.engine.request import Request, SamplingParams
 from herd.text.chat import chat_format
 from herd.text.messages import Message
-from herd.weights.hub import DEFAULT_MODEL
+from herd.weights.local import DEFAULT_MODEL
 
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Japan": "Tokyo", "China": "Beijing",

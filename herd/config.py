@@ -3,7 +3,6 @@
 Settings are `msgspec.Struct` types declared with `frozen=True, forbid_unknown_fields=True`.
 """
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,6 +21,8 @@ def read(kind: type[T], file: Path | None = None, flags: Mapping[str, Any] | Non
     """
     values: dict[str, Any] = {}
     if file is not None:
+        import tomllib
+
         try:
             values = tomllib.loads(file.read_text())
         except OSError as error:

@@ -7,7 +7,7 @@ import numpy as np
 from herd.errors import NoTokenizerError
 from herd.family import ModelConfig
 from herd.quant.dequantize import f32_to_bf16
-from herd.text.bpe import HFTokenizer
+from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Tokenizer
 from herd.weights.checkpoint import Checkpoint, Tensor
 
@@ -18,7 +18,7 @@ def byte_tokenizer() -> Tokenizer:
 
     tokens = [*byte_alphabet(), *LLAMA3_SPECIAL]
     types = [1] * 256 + [GGUF_CONTROL] * len(LLAMA3_SPECIAL)
-    return HFTokenizer.from_gguf(pre="llama-bpe", tokens=tokens, types=types, merges=[], bos=256, stops=[])
+    return GGUFTokenizer(pre="llama-bpe", tokens=tokens, types=types, merges=[], bos=256, stops=[])
 
 
 def no_tokenizer() -> Tokenizer:

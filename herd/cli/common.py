@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.errors import ConfigError
-from herd.weights.hub import DEFAULT_MODEL, WHEELS, find, pull
+from herd.weights.local import DEFAULT_MODEL, WHEELS, find
 
 if TYPE_CHECKING:  # what a command does not use it does not wait for
     from herd.engine.conversation import ToolResult
@@ -82,6 +82,8 @@ def open_model(name: str = DEFAULT_MODEL) -> "Checkpoint":
     if path is None:
         if name not in WHEELS:
             raise ConfigError(f"model {name!r} is not here; give a path, or fetch it first: herd pull {name}")
+        from herd.weights.hub import pull
+
         print(f"Fetching {name} (once) ...", file=sys.stderr)
         path = pull(name, home)
     return open_checkpoint(path)

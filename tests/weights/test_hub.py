@@ -11,7 +11,8 @@ from herd.errors import ConfigError, DownloadError
 from herd.family import shape
 from herd.weights.convert import convert
 from herd.weights.download import fetch
-from herd.weights.hub import find, local_models, pull, pull_hf, pull_meta
+from herd.weights.hub import pull, pull_hf, pull_meta
+from herd.weights.local import find, local_models
 from herd.weights.open import open_checkpoint
 from tests.models import random_checkpoint
 from tests.weights.server import Site, serve

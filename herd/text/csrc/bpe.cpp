@@ -86,36 +86,23 @@ Strings::Strings(const uint8_t* data, size_t size, size_t at, size_t count) {
 }
 
 Strings::Strings(const std::vector<std::string>& all) {
-  ends_.reserve(all.size());
-  for (auto& one : all) {
-    bytes_ += one;
-    ends_.push_back(bytes_.size());
-  }
+  for (auto& one : all) add(one);
 }
-
-namespace {
-
-// What each token stands for. A plain one whose name has other characters than the alphabet's stands for its name.
-Strings meanings(const Strings& tokens, const std::vector<Kind>& kinds) {
-  std::vector<std::string> all(tokens.size());
-  for (size_t i = 0; i < tokens.size(); i++)
-    if (kinds[i] != Kind::PLAIN || !to_bytes(tokens[i], all[i])) all[i] = tokens[i];
-  return Strings(all);
-}
-
-}  // namespace
 
 Bpe::Bpe(const Strings& tokens, const std::vector<Kind>& kinds, const Strings& merges, Cut cut, bool whole_words)
-    : cut_(cut), whole_words_(whole_words), bytes_(meanings(tokens, kinds)) {
+    : cut_(cut), whole_words_(whole_words) {
   by_bytes_.assign(table_size(tokens.size()), 0);
-  size_t mask = by_bytes_.size() - 1;
-  std::string scratch;
+  std::string bytes;
+  std::vector<bool> reached(tokens.size());  // by text: not by special tokens, nor names outside the alphabet, nor names that come again
   for (size_t i = 0; i < tokens.size(); i++) {
+    reached[i] = kinds[i] == Kind::PLAIN && to_bytes(tokens[i], bytes);
+    bytes_.add(reached[i] ? std::string_view(bytes) : tokens[i]);
+    if (reached[i]) {
+      uint32_t& place = by_bytes_[slot_of(bytes)];
+      if (place) reached[place - 1] = false;
+      place = uint32_t(i) + 1;
+    }
     if (kinds[i] == Kind::USER && !tokens[i].empty()) user_[uint8_t(tokens[i][0])].push_back(uint32_t(i));
-    if (kinds[i] != Kind::PLAIN || !to_bytes(tokens[i], scratch)) continue;
-    size_t slot = hash_of(bytes_[i]) & mask;
-    while (by_bytes_[slot] && bytes_[by_bytes_[slot] - 1] != bytes_[i]) slot = (slot + 1) & mask;
-    by_bytes_[slot] = uint32_t(i) + 1;
   }
   for (auto& same : user_)
     std::stable_sort(same.begin(), same.end(), [&](uint32_t a, uint32_t b) { return tokens[a].size() > tokens[b].size(); });
@@ -124,15 +111,20 @@ Bpe::Bpe(const Strings& tokens, const std::vector<Kind>& kinds, const Strings& m
     byte_id_[size_t(b)] = find({&byte, 1});
   }
   merges_.assign(table_size(merges.size()), {EMPTY, 0, 0});
-  mask = merges_.size() - 1;
-  std::string left, right;
+  size_t mask = merges_.size() - 1;
+  std::string right;
+  int32_t whole = 0;
   for (size_t i = 0; i < merges.size(); i++) {
     std::string_view merge = merges[i];
     size_t space = merge.find(' ');
-    if (space == std::string_view::npos) throw std::invalid_argument("merge '" + std::string(merge) + "' is not two tokens");
-    bool known = to_bytes(merge.substr(0, space), left) && to_bytes(merge.substr(space + 1), right);
-    int32_t a = known ? find(left) : -1, b = known ? find(right) : -1, whole = known ? find(left + right) : -1;
-    if (a < 0 || b < 0 || whole < 0) throw std::invalid_argument("merge '" + std::string(merge) + "' is of what is no token");
+    auto refuse = [&](const char* what) { throw std::invalid_argument("merge '" + std::string(merge) + "' " + what); };
+    if (space == std::string_view::npos) refuse("is not two tokens");
+    if (!to_bytes(merge.substr(0, space), bytes) || !to_bytes(merge.substr(space + 1), right)) refuse("is of what is no token");
+    int32_t a = find(bytes), b = find(right);
+    bytes += right;
+    size_t next = size_t(whole + 1);  // mostly it is the next token
+    whole = bytes_of(next) == bytes && reached[next] ? int32_t(next) : find(bytes);
+    if (a < 0 || b < 0 || whole < 0) refuse("is of what is no token");
     uint64_t pair = uint64_t(uint32_t(a)) << 32 | uint32_t(b);
     size_t slot = mixed(pair) & mask;
     while (merges_[slot].pair != EMPTY && merges_[slot].pair != pair) slot = (slot + 1) & mask;
@@ -142,12 +134,14 @@ Bpe::Bpe(const Strings& tokens, const std::vector<Kind>& kinds, const Strings& m
 
 std::string_view Bpe::bytes_of(size_t token) const { return token < bytes_.size() ? bytes_[token] : std::string_view(); }
 
-int32_t Bpe::find(std::string_view bytes) const {
-  size_t mask = by_bytes_.size() - 1;
-  for (size_t slot = hash_of(bytes) & mask; by_bytes_[slot]; slot = (slot + 1) & mask)
-    if (bytes_[by_bytes_[slot] - 1] == bytes) return int32_t(by_bytes_[slot] - 1);
-  return -1;
+// Where the plain token of these bytes is in the table, or would be.
+size_t Bpe::slot_of(std::string_view bytes) const {
+  size_t mask = by_bytes_.size() - 1, slot = hash_of(bytes) & mask;
+  while (by_bytes_[slot] && bytes_[by_bytes_[slot] - 1] != bytes) slot = (slot + 1) & mask;
+  return slot;
 }
+
+int32_t Bpe::find(std::string_view bytes) const { return int32_t(by_bytes_[slot_of(bytes)]) - 1; }
 
 const Bpe::Merge* Bpe::merge_of(int32_t left, int32_t right) const {
   uint64_t pair = uint64_t(uint32_t(left)) << 32 | uint32_t(right);

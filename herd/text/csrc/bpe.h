@@ -18,6 +18,11 @@ class Strings {
   // Reads `count` strings at `at` of `size` bytes; throws std::out_of_range when they run past the end.
   Strings(const uint8_t* data, size_t size, size_t at, size_t count);
   explicit Strings(const std::vector<std::string>& all);
+  Strings() = default;
+  void add(std::string_view one) {
+    bytes_ += one;
+    ends_.push_back(bytes_.size());
+  }
   size_t size() const { return ends_.size(); }
   std::string_view operator[](size_t i) const {
     size_t start = i ? ends_[i - 1] : 0;
@@ -51,7 +56,8 @@ class Bpe {
   };
   class Words;
 
-  int32_t find(std::string_view name) const;
+  size_t slot_of(std::string_view bytes) const;
+  int32_t find(std::string_view bytes) const;
   const Merge* merge_of(int32_t left, int32_t right) const;
   void plain(std::string_view text, Words& words, std::vector<int32_t>& out) const;
   void word(std::string_view bytes, std::vector<int32_t>& out) const;
