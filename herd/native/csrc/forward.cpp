@@ -164,10 +164,13 @@ void Decoder::keep(int part, int token, int first, const float* values, uint8_t*
   int head = first / s.head_dim, at = first % s.head_dim, slot = position_[size_t(token)] % BLOCK;
   uint8_t* block = cache + block_at(block_[size_t(token)], block_bytes_, group_bytes_) + size_t(head) * head_bytes(s.head_dim, false);
   uint16_t* halves = reinterpret_cast<uint16_t*>(block);
-  for (int i = 0; i < TILE; i++) {
-    int place = part == 1 ? (at + i) * BLOCK + slot : s.head_dim * BLOCK + slot * s.head_dim + at + i;
-    halves[place] = float_to_half(values[i]);
+  if (part == 2) {
+    k_->to_half(values, halves + s.head_dim * BLOCK + slot * s.head_dim + at);
+    return;
   }
+  uint16_t key[TILE];
+  k_->to_half(values, key);
+  for (int i = 0; i < TILE; i++) halves[(at + i) * BLOCK + slot] = key[i];
 }
 
 // A head's key and value of one token -> bytes, each vector with the scale that makes its largest number 127.

@@ -2,7 +2,6 @@
 #include "kernels.h"
 
 #include <cfloat>
-#include <utility>
 
 #include "pack.h"
 #include "simd.h"
@@ -10,25 +9,11 @@
 namespace herd::HERD_ISA {
 namespace {
 
-HERD_INLINE int32_t four(const int8_t* activations) {
-  int32_t out;
-  std::memcpy(&out, activations, 4);
-  return out;
-}
-
-// Call f with the constants 0 ... N - 1.
-template <int N, class F>
-HERD_INLINE void unroll(F&& f) {
-  [&]<int... I>(std::integer_sequence<int, I...>) HERD_LAMBDA { (f(std::integral_constant<int, I>{}), ...); }
-  (std::make_integer_sequence<int, N>{});
-}
-
-// Four low bits of quad Q's numbers and those above, which lie together for all quads of a group.
-template <Packed K, int Q>
-HERD_INLINE Quad with_high(Quad low, Quad high) {
+// Four low bits of quad q's numbers and those above, which lie together for all quads of a group.
+template <Packed K>
+HERD_INLINE Quad with_high(Quad low, Quad high, int q) {
   constexpr int MORE = Layout<K>::BITS - 4;
-  if constexpr (MORE == 0) return low;
-  if constexpr (MORE > 0) return both(low, bits<Q * MORE - 4, (1 << (4 + MORE)) - 16>(high));
+  return Layout<K>::HIGH_BITS ? both(low, bits(high, q * MORE - 4, (1 << (4 + MORE)) - 16)) : low;
 }
 
 // ROWS activation rows times one tile of integer weights. Weights of a group are unpacked once for all rows; the sums of
@@ -41,8 +26,8 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
   // A weight is scale * (number - OFFSET) + minimum: what does not depend on the number is a minimum too.
   constexpr float BELOW = -float(L::OFFSET + D::ZERO);
   Part acc[PARTS][ROWS];
-  for (int p = 0; p < PARTS; p++)
-    for (int r = 0; r < ROWS; r++) acc[p][r] = part_set(0.0f);
+  for (auto& part : acc)
+    for (auto& sum : part) sum = part_set(0.0f);
   const int8_t* bytes[ROWS];
   const float *scale[ROWS], *sum[ROWS];
   for (int r = 0; r < ROWS; r++) {
@@ -51,28 +36,28 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
     scale[r] = x.scale + row * size_t(x.columns / ACT_BLOCK);
     sum[r] = L::COLUMNS == 32 ? x.sum32 + row * size_t(x.columns / 32) : x.sum16 + row * size_t(x.columns / 16);
   }
+  // One row waits for memory all the time. Of several blocks of rows the first fetches the next tile meanwhile.
+  const size_t ahead = ROWS == 1 ? 3072 : first == 0 ? w.tile_bytes : 0;
   for (int g = 0; g < w.columns / L::COLUMNS; g++, tile += L::GROUP_BYTES) {
-    if (ROWS == 1)
-      for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(tile + line + 3072);
+    if (ahead)
+      for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(tile + line + ahead);
     for (int p = 0; p < PARTS; p++) {
       const uint8_t* weights = tile + p * LANES * 4;
       D dots[ROWS];
-      Quad high = L::HIGH_BITS ? load_quad(weights + L::HIGH) : Quad{};
-      auto take = [&](Quad quad, int q, int step) HERD_LAMBDA {
-#pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++) dots[r].add(quad, four(bytes[r] + g * L::COLUMNS + q * 4), step);
-      };
-      unroll<L::NIBBLES ? QUADS / 2 : QUADS>([&](auto q) HERD_LAMBDA {
+      Quad high = load_quad(weights + (L::HIGH_BITS ? L::HIGH : 0));
+#pragma GCC unroll 8
+      for (int q = 0; q < (L::NIBBLES ? QUADS / 2 : QUADS); q++) {
         if (PARTS > 1) asm volatile("" ::: "memory");  // else the compiler loads all activations first, and spills them
-        Quad quad = load_quad(weights + q * 64);
+        Quad quad = load_quad(weights + q * 64), low = L::NIBBLES ? with_high<K>(bits(quad, 0, 15), high, q) : quad;
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; r++) dots[r].add(low, four(bytes[r] + g * L::COLUMNS + q * 4), L::NIBBLES ? 2 * q : q);
         if constexpr (L::NIBBLES) {
-          constexpr int second = q + QUADS / 2;
-          take(with_high<K, q>(bits<0, 15>(quad), high), q, 2 * q);
-          take(with_high<K, second>(bits<4, 15>(quad), high), second, 2 * q + 1);
-        } else {
-          take(quad, q, q);
+          const int second = q + QUADS / 2;
+          quad = with_high<K>(bits(quad, 4, 15), high, second);
+#pragma GCC unroll 16
+          for (int r = 0; r < ROWS; r++) dots[r].add(quad, four(bytes[r] + g * L::COLUMNS + second * 4), 2 * q + 1);
         }
-      });
+      }
       const uint16_t* scales = reinterpret_cast<const uint16_t*>(tile + L::WEIGHT_BYTES) + p * LANES;
       Part weight_scale = part_half(scales);
       Part minimum = weight_scale * part_set(BELOW);
@@ -134,7 +119,7 @@ void one_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int fi
 
 template <Packed K>
 void tile_rows(const Matrix& w, int index, const Activations& x, int first, int last, float* out, size_t stride) {
-  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 16 : 4) : (PARTS == 1 ? 6 : 3);
+  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 16 : 4) : (PARTS == 1 ? 6 : 2);
   constexpr int MIDDLE = Layout<K>::INTEGER && PARTS == 1 ? 4 : 2;
   const uint8_t* tile = w.data + size_t(index) * w.tile_bytes;
   out += size_t(index) * TILE;
@@ -376,6 +361,8 @@ void attend(const Piece& piece) {
   piece.int8 ? attend_as<int8_t, true>(piece) : attend_as<uint16_t, false>(piece);
 }
 
+void to_half(const float* x, uint16_t* out) { store_half(out, load(x)); }
+
 float burn(int rounds) {
   F16x acc[12], x = set(1.0000001f), y = set(1e-9f);
   for (auto& a : acc) a = y;
@@ -408,7 +395,7 @@ void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes
 #define HERD_TEXT(x) #x
 #define HERD_NAME(x) HERD_TEXT(x)
 constexpr Kernels TABLE = {HERD_NAME(HERD_ISA), tile,    quantize,   rms_norm, attend,    swiglu,
-                           exp_sum,             largest_of, pack,     burn, packed_kind, unpack_row};
+                           exp_sum,             largest_of, pack,     to_half, burn, packed_kind, unpack_row};
 
 }  // namespace herd::HERD_ISA
 

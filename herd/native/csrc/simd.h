@@ -15,7 +15,6 @@
 #endif
 
 #define HERD_INLINE inline __attribute__((always_inline))
-#define HERD_LAMBDA __attribute__((always_inline))
 
 namespace herd::HERD_ISA {
 
@@ -210,21 +209,45 @@ HERD_INLINE void store_int8(int8_t* d, F16x a) {
   for (int i = 0; i < PARTS; i++) part_store_int8(d + i * LANES, a.p[i]);
 }
 
-// The sum and the maximum of all sixteen, added in the same order on every instruction set.
-HERD_INLINE float sum(F16x a) {
+// The sum and the maximum of all sixteen: halves are folded onto each other, in the same order on every instruction set.
+#if defined(__AVX2__)
+struct Sum {
+  HERD_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_add_ps(a, b); }
+  HERD_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_add_ps(a, b); }
+};
+struct Largest {
+  HERD_INLINE static __m256 of(__m256 a, __m256 b) { return _mm256_max_ps(a, b); }
+  HERD_INLINE static __m128 of(__m128 a, __m128 b) { return _mm_max_ps(a, b); }
+};
+template <class F>
+HERD_INLINE float folded(F16x a) {
+#if defined(__AVX512F__)
+  __m256 eight = F::of(_mm512_castps512_ps256(a.p[0].v), _mm512_extractf32x8_ps(a.p[0].v, 1));
+#else
+  __m256 eight = F::of(a.p[0].v, a.p[1].v);
+#endif
+  __m128 four = F::of(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  __m128 two = F::of(four, _mm_movehl_ps(four, four));
+  return _mm_cvtss_f32(F::of(two, _mm_movehdup_ps(two)));
+}
+#else
+struct Sum {
+  HERD_INLINE static float of(float a, float b) { return a + b; }
+};
+struct Largest {
+  HERD_INLINE static float of(float a, float b) { return a > b ? a : b; }
+};
+template <class F>
+HERD_INLINE float folded(F16x a) {
   float v[16];
   store(v, a);
   for (int step = 8; step; step /= 2)
-    for (int i = 0; i < step; i++) v[i] += v[i + step];
+    for (int i = 0; i < step; i++) v[i] = F::of(v[i], v[i + step]);
   return v[0];
 }
-HERD_INLINE float largest(F16x a) {
-  float v[16], out;
-  store(v, a);
-  out = v[0];
-  for (int i = 1; i < 16; i++) out = v[i] > out ? v[i] : out;
-  return out;
-}
+#endif
+HERD_INLINE float sum(F16x a) { return folded<Sum>(a); }
+HERD_INLINE float largest(F16x a) { return folded<Largest>(a); }
 
 // e^x to about 2e-7 relative; 0 below -87. Cephes' expf: x = n ln 2 + r, a polynomial for e^r, times 2^n.
 HERD_INLINE F16x exp(F16x x) {
@@ -242,26 +265,35 @@ HERD_INLINE F16x exp(F16x x) {
   return p * exponent(n);
 }
 
-// Dots<BITS> multiplies LANES rows of unsigned BITS-bit weights with one row of signed 8-bit activations. A Quad is four
-// columns of LANES rows, row after row; bits<FROM, MASK> moves bit FROM of each byte to bit 0 (-FROM up where it is negative).
+HERD_INLINE int32_t four(const int8_t* activations) {
+  int32_t out;
+  std::memcpy(&out, activations, 4);
+  return out;
+}
+
+// Dots<BITS> multiplies, from step 0 on, LANES rows of unsigned BITS-bit weights with one row of signed 8-bit activations. A Quad is four
+// columns of LANES rows, row after row; bits moves bit `from` of each byte to bit 0 (up where it is negative).
 // Eight-bit weights are stored plus 128. Where ZERO is not 0 the sums are too large by ZERO times the sum of the activations.
 #if defined(__AVX512VNNI__) && defined(HERD_WIDE)
 
 using Quad = __m512i;
 HERD_INLINE Quad load_quad(const uint8_t* p) { return _mm512_loadu_si512(p); }
 HERD_INLINE Quad both(Quad a, Quad b) { return _mm512_or_si512(a, b); }
-template <int FROM, int MASK>
-HERD_INLINE Quad bits(Quad q) {
-  if constexpr (FROM > 0) q = _mm512_srli_epi16(q, FROM);
-  if constexpr (FROM < 0) q = _mm512_slli_epi16(q, -FROM);
-  return _mm512_and_si512(q, _mm512_set1_epi8(MASK));
+HERD_INLINE Quad bits(Quad q, int from, int mask) {
+  if (from == 4) {
+    q = _mm512_srli_epi16(q, 4);
+  } else if (from > 0) {  // gcc takes no count here that becomes a constant only when it unrolls
+    q = _mm512_srlv_epi16(q, _mm512_set1_epi16(short(from)));
+  }
+  if (from < 0) q = _mm512_sllv_epi16(q, _mm512_set1_epi16(short(-from)));
+  return _mm512_and_si512(q, _mm512_set1_epi8(char(mask)));
 }
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = BITS == 8 ? 128 : 0;
-  __m512i acc = _mm512_setzero_si512();
-  HERD_INLINE void add(Quad w, int32_t activations, int) {
-    acc = _mm512_dpbusd_epi32(acc, w, _mm512_set1_epi32(activations));
+  __m512i acc;
+  HERD_INLINE void add(Quad w, int32_t activations, int step) {
+    acc = _mm512_dpbusd_epi32(step ? acc : _mm512_setzero_si512(), w, _mm512_set1_epi32(activations));
   }
   HERD_INLINE Part get() const { return {_mm512_cvtepi32_ps(acc)}; }
 };
@@ -271,19 +303,18 @@ struct Dots {
 using Quad = __m256i;
 HERD_INLINE Quad load_quad(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)); }
 HERD_INLINE Quad both(Quad a, Quad b) { return _mm256_or_si256(a, b); }
-template <int FROM, int MASK>
-HERD_INLINE Quad bits(Quad q) {
-  if constexpr (FROM > 0) q = _mm256_srli_epi16(q, FROM);
-  if constexpr (FROM < 0) q = _mm256_slli_epi16(q, -FROM);
-  return _mm256_and_si256(q, _mm256_set1_epi8(MASK));
+HERD_INLINE Quad bits(Quad q, int from, int mask) {
+  if (from > 0) q = _mm256_srli_epi16(q, from);
+  if (from < 0) q = _mm256_slli_epi16(q, -from);
+  return _mm256_and_si256(q, _mm256_set1_epi8(char(mask)));
 }
 #if defined(__AVXVNNI__)
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = BITS == 8 ? 128 : 0;
-  __m256i acc = _mm256_setzero_si256();
-  HERD_INLINE void add(Quad w, int32_t activations, int) {
-    acc = _mm256_dpbusd_avx_epi32(acc, w, _mm256_set1_epi32(activations));
+  __m256i acc;
+  HERD_INLINE void add(Quad w, int32_t activations, int step) {
+    acc = _mm256_dpbusd_avx_epi32(step ? acc : _mm256_setzero_si256(), w, _mm256_set1_epi32(activations));
   }
   HERD_INLINE Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
 };
@@ -293,7 +324,7 @@ template <int BITS>
 struct Dots {
   static constexpr int ZERO = 0;
   static constexpr int FIT = BITS == 4 ? 8 : BITS == 5 ? 4 : BITS == 6 ? 2 : 1;
-  __m256i acc = _mm256_setzero_si256(), narrow = _mm256_setzero_si256();
+  __m256i acc, narrow;
   HERD_INLINE void add(Quad w, int32_t activations, int step) {
     __m256i x = _mm256_set1_epi32(activations), products;
     if constexpr (BITS == 8) {
@@ -317,19 +348,16 @@ struct Dots {
 using Quad = uint8x16_t;
 HERD_INLINE Quad load_quad(const uint8_t* p) { return vld1q_u8(p); }
 HERD_INLINE Quad both(Quad a, Quad b) { return vorrq_u8(a, b); }
-template <int FROM, int MASK>
-HERD_INLINE Quad bits(Quad q) {
-  if constexpr (FROM > 0) q = vshrq_n_u8(q, FROM);
-  if constexpr (FROM < 0) q = vshlq_n_u8(q, -FROM);
-  return vandq_u8(q, vdupq_n_u8(MASK));
+HERD_INLINE Quad bits(Quad q, int from, int mask) {
+  return vandq_u8(vshlq_u8(q, vdupq_n_s8(int8_t(-from))), vdupq_n_u8(uint8_t(mask)));  // shifts right where it is negative
 }
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = 0;
-  int32x4_t acc = vdupq_n_s32(0);
-  HERD_INLINE void add(Quad w, int32_t activations, int) {
+  int32x4_t acc;
+  HERD_INLINE void add(Quad w, int32_t activations, int step) {
     if constexpr (BITS == 8) w = veorq_u8(w, vdupq_n_u8(128));
-    acc = vdotq_s32(acc, vreinterpretq_s8_u8(w), vreinterpretq_s8_s32(vdupq_n_s32(activations)));
+    acc = vdotq_s32(step ? acc : vdupq_n_s32(0), vreinterpretq_s8_u8(w), vreinterpretq_s8_s32(vdupq_n_s32(activations)));
   }
   HERD_INLINE Part get() const { return {vcvtq_f32_s32(acc)}; }
 };
@@ -348,18 +376,18 @@ HERD_INLINE Quad both(Quad a, const Quad& b) {
   for (size_t i = 0; i < sizeof a.v; i++) a.v[i] |= b.v[i];
   return a;
 }
-template <int FROM, int MASK>
-HERD_INLINE Quad bits(Quad q) {
-  for (auto& b : q.v) b = uint8_t((FROM > 0 ? b >> FROM : b << -FROM) & MASK);
+HERD_INLINE Quad bits(Quad q, int from, int mask) {
+  for (auto& b : q.v) b = uint8_t((from > 0 ? b >> from : b << -from) & mask);
   return q;
 }
 template <int BITS>
 struct Dots {
   static constexpr int ZERO = BITS == 8 ? 128 : 0;
-  int32_t acc[LANES] = {};
-  HERD_INLINE void add(const Quad& w, int32_t activations, int) {
+  int32_t acc[LANES];
+  HERD_INLINE void add(const Quad& w, int32_t activations, int step) {
     int8_t x[4];
     std::memcpy(x, &activations, 4);
+    if (!step) std::memset(acc, 0, sizeof acc);
     for (int row = 0; row < LANES; row++)
       for (int i = 0; i < 4; i++) acc[row] += int32_t(w.v[row * 4 + i]) * x[i];
   }
