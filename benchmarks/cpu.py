@@ -1,10 +1,10 @@
 """The native backend beside llama.cpp and ik_llama.cpp on the same files and threads, interleaved, medians.
 
-    python benchmarks/cpu.py --llama-cpp DIR [--ik-llama-cpp DIR] [--threads 2] [--rounds 5]
+    python benchmarks/cpu.py --llama-cpp DIR [--ik-llama-cpp DIR] [--threads 2] [--rounds 5] [--isa avx2]
 
 DIR holds llama-bench, llama-batched-bench, llama-completion and llama-quantize. Build llama.cpp with
 `cmake -B build -DGGML_NATIVE=ON && cmake --build build`, ik_llama.cpp likewise. Without a folder its column is left
-empty. Each round probes memory bandwidth and multiply-adds first; a figure is the median over rounds.
+empty; --isa makes herd use another instruction set than the best. Each round probes memory bandwidth and multiply-adds first; a figure is the median over rounds.
 """
 
 import argparse
@@ -70,9 +70,10 @@ def batched(folder: str, file: Path, threads: int, more: list[str]) -> float:
     return float(rows[-1].split("|")[8]) if rows else 0.0
 
 
-def ours(file: Path, threads: int, **flags: int) -> dict[str, float]:
+def ours(file: Path, args: argparse.Namespace, **flags: int) -> dict[str, float]:
     """`herd bench`."""
     more = [word for key, value in flags.items() for word in (f"--{key}", str(value))]
+    more += ["--isa", args.isa] if args.isa else []
     command = [
         sys.executable,
         "-m",
@@ -80,7 +81,7 @@ def ours(file: Path, threads: int, **flags: int) -> dict[str, float]:
         "bench",
         str(file),
         "--threads",
-        str(threads),
+        str(args.threads),
         "--repeat",
         "1",
         "--json",
@@ -114,6 +115,7 @@ def main() -> None:
     parser.add_argument("--ik-llama-cpp", default="")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--isa", default="")
     args = parser.parse_args()
     args.llama_cpp, args.ik_llama_cpp = (
         folder and str(Path(folder).resolve()) for folder in (args.llama_cpp, args.ik_llama_cpp)
@@ -154,7 +156,7 @@ def measure(files: dict[str, Path], args: argparse.Namespace, figures: dict[str,
     for fmt in FORMATS:
         if fmt not in files:
             continue
-        found = ours(files[fmt], threads, prompt=512, generate=128)
+        found = ours(files[fmt], args, prompt=512, generate=128)
         figures[f"decode {fmt}"]["herd"].append(found["decode_tokens_per_second"])
         figures[f"prefill 512 {fmt}"]["herd"].append(found["prefill_tokens_per_second"])
         for name, folder, more in peers:
@@ -163,14 +165,14 @@ def measure(files: dict[str, Path], args: argparse.Namespace, figures: dict[str,
                 figures[f"decode {fmt}"][name].append(peer.get("tg", 0.0))
                 figures[f"prefill 512 {fmt}"][name].append(peer.get("pp", 0.0))
     file = files["Q4_0"]
-    found = ours(file, threads, prompt=512, generate=32, depth=4096)
+    found = ours(file, args, prompt=512, generate=32, depth=4096)
     deep = "at depth 4096"
     figures[f"decode Q4_0 {deep}"]["herd"].append(
-        ours(file, threads, prompt=0, generate=32, depth=4096)["decode_tokens_per_second"]
+        ours(file, args, prompt=0, generate=32, depth=4096)["decode_tokens_per_second"]
     )
     figures[f"prefill 512 Q4_0 {deep}"]["herd"].append(found["prefill_tokens_per_second"])
     batch = "decode in all, 16 sequences, Q4_0"
-    figures[batch]["herd"].append(ours(file, threads, prompt=128, generate=64, batch=16)["decode_tokens_per_second"])
+    figures[batch]["herd"].append(ours(file, args, prompt=128, generate=64, batch=16)["decode_tokens_per_second"])
     if args.llama_cpp:
         peer = peer_bench(args.llama_cpp, file, threads, ["-p", "512", "-n", "32", "-d", "4096", "-fa", "0,1"])
         figures[f"decode Q4_0 {deep}"]["llama.cpp"].append(peer.get("tg", 0.0))
@@ -219,7 +221,7 @@ def show(
     """Print the table in Markdown."""
     bandwidth = statistics.median(p[0] for p in probes)
     flops = statistics.median(p[1] for p in probes)
-    print(f"instruction sets: {', '.join(native.instruction_sets())}; {args.threads} threads, {args.rounds} rounds")
+    print(f"instruction set: {args.isa or native.instruction_sets()[0]}; {args.threads} threads, {args.rounds} rounds")
     print(f"probe: {bandwidth / 1e9:.1f} GB/s read, {flops / 1e9:.0f} GFLOP/s in float multiply-adds\n")
     print(
         "| work (tokens/s) | herd | llama.cpp | ik_llama.cpp | herd / llama.cpp | herd / best | first bar | of the probe |"

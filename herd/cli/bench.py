@@ -23,6 +23,9 @@ from herd.engine.open import open_backend
 @click.option("--depth", default=0, help="Tokens that are in the cache before.")
 @click.option("--batch", default=1, help="Sequences at a time.")
 @click.option("--repeat", default=3, help="Runs; the median is reported.")
+@click.option(
+    "--isa", help="Instruction set of the native backend: avx512, avxvnni, avx2, neon, portable. Default: the best."
+)
 @click.option("--json", is_flag=True, help="One JSON object.")
 @engine_options
 def command(
@@ -32,12 +35,13 @@ def command(
     depth: int,
     batch: int,
     repeat: int,
+    isa: str | None,
     json: bool,
     **backend: Any,
 ) -> None:
     checkpoint = open_model(model)
     tokens = batch * (depth + prompt + generate + 32)
-    opened = open_backend(checkpoint, cache_tokens=max(tokens, 32), **backend)
+    opened = open_backend(checkpoint, cache_tokens=max(tokens, 32), isa=isa, **backend)
     found = {"model": str(checkpoint.path), **bench(
         opened, prompt=prompt, generate=generate, depth=depth, batch=batch, repeat=repeat
     )}  # fmt: skip

@@ -145,6 +145,26 @@ def download_progress() -> Iterator[Callable[[str, int, int], None]]:
         yield report
 
 
+@contextlib.contextmanager
+def step_progress() -> Iterator[Callable[[str, int, int], None]]:
+    """A bar on standard error for each kind of work that is counted in steps."""
+    if not sys.stderr.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        tasks: dict[str, Any] = {}
+
+        def report(what: str, done: int, total: int) -> None:
+            if what not in tasks:
+                tasks[what] = progress.add_task(what, total=total)
+            progress.update(tasks[what], completed=done)
+
+        yield report
+
+
 def _bar() -> Any:
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn

@@ -1,10 +1,12 @@
 """Make a checkpoint smaller: Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q4_K_M, Q5_K_M (GGUF) or FP8 as Meta published its 405B (Hugging Face).
 
-With --calibrate FILE, text like what the model will read, Q4_0, Q4_1 and Q8_0 lose much less.
+With --calibrate FILE, text like what the model will read, Q4_0, Q4_1 and Q8_0 lose much less; with --tune, which takes minutes for
+a small model, less still.
 
 \b
 Examples:
-  herd quantize model.gguf small.gguf --format Q4_0 --calibrate notes.txt --report
+  herd quantize model.gguf small.gguf --format Q4_0 --report
+  herd quantize model.gguf small.gguf --format Q4_0 --calibrate notes.txt --tune
   herd quantize Llama-3.1-8B-Instruct fp8-folder --format fp8
 """
 
@@ -13,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from herd.cli.common import PATH, byte_progress, human, open_model
+from herd.cli.common import PATH, human, open_model, step_progress
 from herd.engine.batch import Prompter
 from herd.engine.quantize import report as make_report
 from herd.engine.quantize import write
@@ -29,6 +31,7 @@ from herd.weights.open import open_checkpoint
     help="Q8_0 (int8), Q4_0 (int4), Q4_1, Q5_0, Q5_1, Q4_K, Q5_K, Q6_K, Q4_K_M, Q5_K_M or F8_E4M3 (fp8).",
 )
 @click.option("--calibrate", type=PATH, help="A text file; needs torch.")
+@click.option("--tune", is_flag=True, help="Train scales on that text until answers are like the original's.")
 @click.option("--embedding", help="Format of the embedding and the output head. Default: Q8_0, or Q6_K with k-formats.")
 @click.option("--report", is_flag=True, help="Show size, error of each tensor, speed.")
 @click.option("--text", type=PATH, help="With --report: perplexity on this text, before and after.")
@@ -38,6 +41,7 @@ def command(
     out: Path,
     format: str,
     calibrate: Path | None,
+    tune: bool,
     embedding: str | None,
     report: bool,
     text: Path | None,
@@ -46,8 +50,8 @@ def command(
     checkpoint = open_model(source)
     words = None if calibrate is None else Prompter.read_prompt(calibrate)
     read = None if text is None else Prompter.read_prompt(text)
-    with byte_progress(out.name, None) as progress:
-        write(checkpoint, out, format, progress, words, embedding)
+    with step_progress() as steps:
+        write(checkpoint, out, format, words, embedding, tuned=tune, steps=steps)
     if not (report or json):
         print(out)
         return

@@ -19,9 +19,11 @@ def open_backend(
     threads: int | None = None,
     cache_tokens: int | None = None,
     kv_cache: str | None = None,
+    isa: str | None = None,
 ) -> Backend:
     """A backend with the model loaded; `cache_tokens` is the size of the key-value cache (default: the context, at
-    most 8,192), `kv_cache` its number format: f16 or int8, the native backend's choice. MissingDependencyError says what to install.
+    most 8,192), `kv_cache` its number format: f16 or int8, the native backend's choice, `isa` the instruction
+    set it uses (default: the best). MissingDependencyError says what to install.
     """
     if backend not in BACKENDS:
         raise ConfigError(f"backend {backend!r}: expected one of {', '.join(BACKENDS)}")
@@ -40,9 +42,11 @@ def open_backend(
             raise ConfigError(
                 "the native backend runs on the CPU in the weights' own formats; --device and --dtype are torch's"
             )
-        return NativeBackend(checkpoint, threads=threads, cache_tokens=cache_tokens, kv_cache=kv_cache or "f16")
-    if kv_cache is not None:
-        raise ConfigError("--kv-cache is the native backend's; torch keeps its cache in the model's --dtype")
+        return NativeBackend(
+            checkpoint, threads=threads, cache_tokens=cache_tokens, kv_cache=kv_cache or "f16", isa=isa or ""
+        )
+    if kv_cache is not None or isa is not None:
+        raise ConfigError("--kv-cache and --isa are the native backend's; torch keeps its cache in the model's --dtype")
     if importlib.util.find_spec("torch") is None:
         raise MissingDependencyError("the torch backend needs torch; install it with: pip install 'llama-herd[torch]'")
     from herd.engine.backends.torch import TorchBackend

@@ -96,40 +96,68 @@ def _fp8(tensor: Tensor) -> Tensor:
     return Tensor("F8_E4M3", tensor.shape, rows, scale)
 
 
-def calibrate(
-    source: Checkpoint, text: str, progress: Callable[[int, int], None] = lambda *_: None
-) -> dict[str, NDArray[np.float32]]:
-    """Second moments of each matrix's inputs on up to 32,768 tokens of `text`. Needs torch."""
-    try:
-        from herd.model.calibrate import checkpoint_moments
-    except ImportError as error:
-        raise MissingDependencyError("--calibrate runs the model in torch; pip install 'llama-herd[torch]'") from error
+def _calibration(source: Checkpoint, text: str) -> list[list[int]]:
+    """Chunks of up to 32,768 tokens in all from the whole length of `text`."""
     tokens = source.tokenizer.encode(text)
     chunks = [tokens[i : i + _CHUNK] for i in range(0, len(tokens) - 31, _CHUNK)]
     if not chunks:
         raise ConfigError("the calibration text has fewer than 32 tokens; give some pages of what the model will read")
     step = max(1, len(chunks) // _CHUNKS)
-    chunks = chunks[::step][:_CHUNKS]
+    return chunks[::step][:_CHUNKS]
+
+
+Steps = Callable[[str, int, int], None]
+"""What is going on, steps done, steps in all."""
+
+
+def prepared(
+    source: Checkpoint, fmt: str, text: str, embedding: str | None, tuned: bool, steps: Steps = lambda *_: None
+) -> Checkpoint:
+    """`quantized` with rounding for inputs like those on `text`, and if `tuned` with trained scales. Needs torch."""
+    try:
+        from herd.model.calibrate import checkpoint_moments
+        from herd.model.tune import tune
+    except ImportError as error:
+        raise MissingDependencyError("--calibrate runs the model in torch; pip install 'llama-herd[torch]'") from error
+    chunks = _calibration(source, text)
     done = iter(range(1, len(chunks) + 1))
-    return checkpoint_moments(source, chunks, lambda _: progress(next(done), len(chunks)))
+    moments = checkpoint_moments(source, chunks, lambda _: steps("calibrating", next(done), len(chunks)))
+    small = quantized(source, fmt, moments, embedding)
+    if not tuned:
+        return small
+    return tune(source, small, [chunk for chunk in chunks if len(chunk) == len(chunks[0])], steps)
 
 
 def write(
     source: Checkpoint,
     out: Path,
     fmt: str,
-    progress: Callable[[int], None],
     calibration: str | None = None,
     embedding: str | None = None,
+    *,
+    tuned: bool = False,
+    steps: Steps = lambda *_: None,
 ) -> None:
-    """Quantize to a .gguf file, or for FP8 to a Hugging Face folder."""
+    """Quantize to a .gguf file, or for FP8 to a Hugging Face folder; `calibration` is a text, `tuned` trains scales on it."""
     fp8 = ALIASES.get(fmt, fmt) == "F8_E4M3"
     if fp8 == (out.suffix == ".gguf"):
         raise ConfigError(f"{out}: F8_E4M3 is written as a Hugging Face folder, the other formats as a .gguf file")
     if fp8 and calibration is not None:
         raise ConfigError("--calibrate is for the block formats; FP8's scales come from the weights alone")
-    moments = None if calibration is None else calibrate(source, calibration)
-    convert(quantized(source, fmt, moments, embedding), out, "hf" if fp8 else "gguf", progress=progress)
+    if tuned and calibration is None:
+        raise ConfigError("--tune learns from a text; give one with --calibrate FILE")
+    if calibration is None:
+        small = quantized(source, fmt, None, embedding)
+    else:
+        small = prepared(source, fmt, calibration, embedding, tuned, steps)
+    written, total = 0, small.weight_bytes
+
+    def count(more: int) -> None:
+        nonlocal written
+        written += more
+        steps("writing", written, total)
+
+    convert(small, out, "hf" if fp8 else "gguf", progress=count)
 
 
 def report(before: Checkpoint, after: Checkpoint, text: str | None, chunks: int = 40) -> dict[str, Any]:

@@ -42,9 +42,21 @@ def test_help_does_not_import_what_it_does_not_need():
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
+def test_the_first_token_waits_for_no_heavy_library(smollm):
+    code = (
+        "import sys; from herd.cli import main; sys.argv = ['herd', 'generate', '--raw', 'Hello', '--max-tokens', '1']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'tokenizers', 'tiktoken', 'pydantic', 'asyncio', 'httpx', 'jinja2', 'rich'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
 @pytest.mark.parametrize(
     "arguments, word",
     [
+        (("bench", "--isa", "sse9"), "sse9"),
+        (("quantize", "smollm2-135m", "o.gguf", "--format", "Q4_0", "--tune"), "--calibrate"),
         (("chat", "/nowhere.gguf"), "not here"),
         (("chat", "--temperature", "-3"), "temperature"),
         (("chat", "--temperature", "hot"), "temperature"),

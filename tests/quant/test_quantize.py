@@ -11,6 +11,7 @@ import torch
 from herd.engine.quantize import quantized, write
 from herd.errors import ConfigError
 from herd.family import ModelConfig
+from herd.model.llama import from_checkpoint
 from herd.quant.dequantize import dequantize
 from herd.quant.quantize import WRITTEN, quantize, quantize_calibrated, quantize_fp8, to_e4m3
 from herd.weights.open import open_checkpoint
@@ -63,11 +64,39 @@ def test_calibrated_rounding_loses_less_on_the_inputs_it_saw(fmt):
         assert diagonal < plain
 
 
+@pytest.mark.parametrize("fmt", ["Q4_0", "Q4_1"])
+def test_tuning_brings_answers_nearer_to_the_originals(fmt, tmp_path):
+    """On text it was not tuned on, and through a file: codes stay, scales, minima and norms move."""
+    source = random_checkpoint(CONFIG, seed=2)
+    rng = np.random.default_rng(0)
+    text = "".join(chr(c) for c in rng.choice(np.arange(97, 123), 40 * 512, p=rng.dirichlet(np.ones(26))))
+    held_out = torch.tensor([source.tokenizer.encode(text[-512:])])
+    wanted = torch.log_softmax(from_checkpoint(CONFIG, source.tensors, torch.float32)(held_out), -1).detach()
+
+    @torch.inference_mode()
+    def distance(checkpoint):
+        found = torch.log_softmax(from_checkpoint(CONFIG, checkpoint.tensors, torch.float32)(held_out), -1)
+        return float((wanted.exp() * (wanted - found)).sum(-1).mean())
+
+    seen = []
+    for name, tuned in (("plain", False), ("tuned", True)):
+        path = tmp_path / f"{name}.gguf"
+        write(source, path, fmt, text[:-512], tuned=tuned, steps=lambda what, *_: seen.append(what))
+    plain, tuned = (open_checkpoint(tmp_path / f"{name}.gguf") for name in ("plain", "tuned"))
+    assert set(seen) == {"calibrating", "rounding", "tuning", "writing"}
+    assert distance(tuned) < 0.9 * distance(plain)
+    moved = [n for n in plain.tensors if bytes(plain.tensors[n].raw()) != bytes(tuned.tensors[n].raw())]
+    assert set(moved) == {n for n in plain.tensors if n != "tok_embeddings.weight" and n != "output.weight"}
+    name, head = "layers.1.feed_forward.w1.weight", 2 if fmt == "Q4_0" else 4
+    a, b = (np.frombuffer(c.tensors[name].raw(), np.uint8).reshape(-1, head + 16)[:, head:] for c in (plain, tuned))
+    np.testing.assert_array_equal(a, b)
+
+
 def test_a_gguf_file_of_each_format(tmp_path):
     source = random_checkpoint(CONFIG)
     for fmt in (*WRITTEN, "int4"):
         path = tmp_path / f"{fmt}.gguf"
-        write(source, path, fmt, lambda _: None)
+        write(source, path, fmt)
         opened = open_checkpoint(path)
         name = "layers.1.feed_forward.w1.weight"
         # rows of 64 have no blocks of 256, and get what llama.cpp gives them
@@ -84,7 +113,7 @@ def test_a_gguf_file_of_each_format(tmp_path):
 
 def test_fp8_is_metas_recipe_and_reads_back(tmp_path):
     source = random_checkpoint(CONFIG, fmt="BF16")
-    write(source, tmp_path / "fp8", "fp8", lambda _: None)
+    write(source, tmp_path / "fp8", "fp8")
     opened = open_checkpoint(tmp_path / "fp8")
     formats = {name: tensor.format for name, tensor in opened.tensors.items()}
     fp8 = {name for name, fmt in formats.items() if fmt == "F8_E4M3"}
@@ -104,7 +133,11 @@ def test_what_cannot_be_quantized_is_one_clear_line(tmp_path):
     source = random_checkpoint(CONFIG)
     for fmt, out, word in (("Q3_X", "a.gguf", "Q3_X"), ("Q4_0", "folder", "gguf"), ("fp8", "a.gguf", "folder")):
         with pytest.raises(ConfigError, match=word):
-            write(source, tmp_path / out, fmt, lambda _: None)
+            write(source, tmp_path / out, fmt)
+    with pytest.raises(ConfigError, match="--calibrate"):
+        write(source, tmp_path / "a.gguf", "Q4_0", tuned=True)
+    with pytest.raises(ConfigError, match="Q4_0, Q4_1 and Q8_0"):
+        write(source, tmp_path / "a.gguf", "Q4_K_M", "abc " * 200, tuned=True)
     odd = random_checkpoint(dataclasses.replace(CONFIG, ffn_dim=100))
     with pytest.raises(ConfigError, match="multiple of 32"):
         quantized(odd, "Q4_0")

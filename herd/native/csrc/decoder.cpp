@@ -47,7 +47,7 @@ uint8_t* Arena::take(size_t bytes) {
 
 Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache)
     : shape_(std::move(shape)), k_(choose_kernels(isa)), int8_cache_(int8_cache), blocks_(blocks) {
-  if (!k_) throw std::invalid_argument("this processor or build does not have that instruction set");
+  if (!k_) throw std::invalid_argument(std::string("this processor or build has no instruction set ") + isa);
   if (shape_.head_dim % 16) throw std::invalid_argument("head_dim is not a multiple of 16; use --backend torch");
   pool_ = std::make_unique<Pool>(threads);
   layers_ = std::vector<Layer>(size_t(shape_.layers));
