@@ -177,7 +177,7 @@ class Console:
         os.write(self.fd, keys.encode())
 
     def wait(self, word: str, seconds: float = 60, since: int = 0) -> int:
-        """Where the output stands once it has shown `word` after position `since`."""
+        """The end of `word` in the output, once it has been shown after position `since`."""
         deadline = time.monotonic() + seconds
         while word not in self.text[since:]:
             assert time.monotonic() < deadline, f"no {word!r} in: {self.text[-2000:]}"
@@ -189,7 +189,7 @@ class Console:
                 self.text += data.decode("utf-8", "replace")
                 if "\x1b[6n" in data.decode("utf-8", "replace"):
                     self.type("\x1b[1;1R")  # the cursor position that prompt_toolkit asks for
-        return len(self.text)
+        return self.text.index(word, since) + len(word)
 
     def end(self) -> int:
         deadline = time.monotonic() + 30

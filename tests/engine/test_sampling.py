@@ -5,7 +5,8 @@ import pytest
 
 from herd.engine.backend import Sampling
 from herd.engine.request import SamplingParams
-from herd.engine.sampling import adjust, choose, completion_seed, log_probability, uniform
+from herd.engine.sampling import adjust, choose, log_probability
+from herd.engine.seed import completion_seed, uniform
 
 RNG = np.random.default_rng(0)
 LOGITS = (RNG.standard_normal(50) * 2).astype(np.float32)
