@@ -3,6 +3,7 @@
 Sources: "The Llama 3 Herd of Models" (arXiv 2407.21783) table 3, Meta's and HuggingFaceTB's published configurations.
 """
 
+import math
 from dataclasses import dataclass, replace
 
 from herd.errors import ConfigError
@@ -58,7 +59,7 @@ class ModelConfig:
             raise ConfigError(f"model shape: norm_eps {self.norm_eps} or rope_theta {self.rope_theta} out of range")
         scaling = self.rope_scaling
         if scaling is not None and not (
-            scaling.factor >= 1
+            1 <= scaling.factor < math.inf
             and 0 < scaling.low_freq_factor < scaling.high_freq_factor
             and scaling.original_context > 0
         ):

@@ -18,19 +18,15 @@ from herd.cli.common import (
     context_option,
     documents_option,
     engine_options,
-    max_tokens_option,
     mcp_option,
     model_argument,
     open_model,
     open_tools,
-    seed_option,
+    sampling_options,
     show_call,
     state_home,
     system_option,
-    temperature_option,
     tools_option,
-    top_k_option,
-    top_p_option,
 )
 from herd.config import read
 from herd.engine.conversation import Conversation
@@ -45,11 +41,7 @@ from herd.weights.presets import preset_for
 @click.command(help=__doc__)
 @model_argument
 @system_option
-@temperature_option
-@top_p_option
-@top_k_option
-@seed_option
-@max_tokens_option
+@sampling_options
 @click.option("--speed", is_flag=True, help="Print tokens per second after each reply.")
 @click.option("--plain", is_flag=True, help="No Markdown, no colours.")
 @context_option

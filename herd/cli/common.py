@@ -24,18 +24,34 @@ model_option = click.option("--model", default=DEFAULT_MODEL, help="A path, or t
 context_option = click.option(
     "--context", "cache_tokens", type=int, help="Tokens of key-value cache. Default: the model's context, at most 8192."
 )
-temperature_option = click.option("--temperature", type=float, help="0 is greedy. Default: the model's preset.")
-top_p_option = click.option("--top-p", type=float, help="Sample from the likeliest tokens of this total probability.")
-top_k_option = click.option("--top-k", type=int, help="Sample from this many likeliest tokens; 0 is all.")
-seed_option = click.option("--seed", type=int, help="Makes samples repeatable.")
-max_tokens_option = click.option("--max-tokens", type=int, help="At most this many tokens a reply.")
 system_option = click.option("--system", help="System message. Default: the model's preset.")
 tools_option = click.option(
     "--tools", help="Tools that herd runs: code_interpreter, calculator, search; comma-separated."
 )
 mcp_option = click.option("--mcp", type=PATH, help="MCP servers whose tools join, as a JSON file of mcpServers.")
 documents_option = click.option("--documents", type=PATH, help="A folder of text files for the search tool.")
-_ENGINE_OPTIONS = (
+
+
+def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several options as one decorator, listed in this order."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+sampling_options = _together(
+    click.option("--temperature", type=float, help="0 is greedy. Default: the model's preset."),
+    click.option("--top-p", type=float, help="Sample from the likeliest tokens of this total probability."),
+    click.option("--top-k", type=int, help="Sample from this many likeliest tokens; 0 is all."),
+    click.option("--seed", type=int, help="Makes samples repeatable."),
+    click.option("--max-tokens", type=int, help="At most this many tokens a reply."),
+)
+# What computes a model: keyword arguments of the functions of herd.engine.open.
+engine_options = _together(
     click.option(
         "--backend",
         default="auto",
@@ -46,13 +62,6 @@ _ENGINE_OPTIONS = (
     click.option("--threads", type=int, help="CPU threads. Default: one a core."),
     click.option("--kv-cache", help="Numbers in the key-value cache: f16, or int8 in half the memory."),
 )
-
-
-def engine_options(command: Any) -> Any:
-    """The flags that say what computes a model: keyword arguments of `herd.engine.open`'s functions."""
-    for option in reversed(_ENGINE_OPTIONS):
-        command = option(command)
-    return command
 
 
 def models_home() -> Path:

@@ -21,14 +21,10 @@ from herd.cli.common import (
     PATH,
     context_option,
     engine_options,
-    max_tokens_option,
     model_option,
     open_model,
-    seed_option,
+    sampling_options,
     system_option,
-    temperature_option,
-    top_k_option,
-    top_p_option,
 )
 from herd.engine.batch import Prompter, run_batch
 from herd.engine.open import open_engine
@@ -45,11 +41,7 @@ from herd.errors import ConfigError
 @system_option
 @click.option("--raw", is_flag=True, help="Continue the prompt as plain text.")
 @click.option("--json", is_flag=True, help="One JSON object with text, tokens and usage.")
-@temperature_option
-@top_p_option
-@top_k_option
-@seed_option
-@max_tokens_option
+@sampling_options
 @click.option("--stop", multiple=True, help="End the reply before this text; may be repeated.")
 @click.option("-n", type=int, help="How many completions.")
 @click.option("--logprobs", type=int, help="Report log-probabilities and this many alternatives.")

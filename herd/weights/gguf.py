@@ -202,7 +202,8 @@ def _config(metadata: dict[str, Any], tensors: dict[str, Tensor], rope: Tensor |
 
 def _shortest(value: float) -> float:
     """The shortest decimal that is the same float32."""
-    return next(short for digits in range(1, 18) if _float32(short := float(f"{value:.{digits}g}")) == _float32(value))
+    shorter = (float(f"{value:.{digits}g}") for digits in range(1, 10))
+    return next((short for short in shorter if _float32(short) == _float32(value)), value)
 
 
 def _float32(value: float) -> float:

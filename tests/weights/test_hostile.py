@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import pickle
 import random
 import resource
@@ -15,7 +16,7 @@ from herd.errors import ConfigError, FormatError, HerdError
 from herd.family import shape
 from herd.weights.checkpoint import MappedFile
 from herd.weights.convert import convert
-from herd.weights.gguf import open_gguf, read_header
+from herd.weights.gguf import open_gguf, read_header, rope_factors
 from herd.weights.open import open_checkpoint
 from herd.weights.pth import PthFile
 from tests.models import random_checkpoint
@@ -268,6 +269,28 @@ def test_models_outside_the_architecture_are_refused_by_name(change, word, files
     (folder / "config.json").write_text(json.dumps({**settings, **change}))
     with pytest.raises((FormatError, ConfigError), match=word):
         open_checkpoint(folder)
+
+
+@pytest.mark.parametrize("key", ["llama.attention.layer_norm_rms_epsilon", "llama.rope.freq_base"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 0.0, -1.0])
+def test_numbers_that_are_none_are_refused(key, value, files, tmp_path):
+    data = bytearray((files / "x.gguf").read_bytes())
+    at = data.find(key.encode()) + len(key) + 4
+    data[at : at + 4] = struct.pack("<f", value)
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises(ConfigError, match="norm_eps"):
+        open_checkpoint(tmp_path / "x.gguf")
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_a_rotary_factor_that_is_none_is_refused(value, files, tmp_path):
+    data = bytearray((files / "x.gguf").read_bytes())
+    factors = struct.pack("<16f", *rope_factors(shape("tiny-3.1")))
+    last = data.index(factors) + 60
+    data[last : last + 4] = struct.pack("<f", value)
+    (tmp_path / "x.gguf").write_bytes(data)
+    with pytest.raises((FormatError, ConfigError), match=r"rope|factor"):
+        open_checkpoint(tmp_path / "x.gguf")
 
 
 def test_a_bias_tensor_is_refused_by_name(files, tmp_path):

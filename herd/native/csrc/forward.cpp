@@ -5,7 +5,6 @@
 #include <stdexcept>
 
 #include "decoder.h"
-#include "half.h"
 #include "scratch.h"
 
 namespace herd {
