@@ -55,7 +55,6 @@ Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, bool int
   layer_bytes_ = block_bytes_ * GROUP;
   group_bytes_ = layer_bytes_ * size_t(shape_.layers);
   cache_ = Memory(group_bytes_ * size_t((blocks + GROUP - 1) / GROUP));
-  counters_ = std::vector<std::atomic<int>>(size_t(shape_.layers) * 10 + 4096);
   for (int i = 0; i < threads; i++) scratch_.push_back(std::make_unique<Scratch>());
   shared_ = std::make_unique<Scratch>();
 }

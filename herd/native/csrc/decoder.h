@@ -118,8 +118,9 @@ class Decoder {
   void report(const StepRow& row, int index, const float* logits, StepResult& result, Scratch& scratch) const;
   template <class F>
   void share(int thread, int count, F&& work);
+  void wait(int thread, const Matrix* next);
   template <class F>
-  Activations activations(int thread, int rows, int columns, bool quantized, F&& fill);
+  Activations activations(int thread, int rows, const Matrix& w, bool quantized, F&& fill);
   template <class F>
   void multiply(int thread, const Matrix& w, const Activations& act, int rows, F&& take);
 
@@ -150,7 +151,8 @@ class Decoder {
   std::vector<Wanted> wanted_;
   std::vector<size_t> partial_at_;
   std::vector<Task> tasks_;
-  std::vector<std::atomic<int>> counters_;
+  std::vector<std::atomic<int>> taken_;  // [thread][turn]: how much of its part of shared work is taken
+  int turns_ = 0;
   std::vector<std::unique_ptr<Scratch>> scratch_;
   std::unique_ptr<Scratch> shared_;
 };

@@ -19,6 +19,11 @@ void fold(float* into, const float* piece, int dim) {
   into[dim + 1] = into[dim + 1] * keep + piece[dim + 1] * add;
 }
 
+// Where part `n` of `parts` equal ones begins.
+int part_of(int count, int n, int parts) { return int(int64_t(count) * n / parts); }
+
+constexpr size_t AHEAD = 64 << 10;  // bytes that a thread fetches while it waits
+
 }  // namespace
 
 // Lay out a step: positions and blocks of each token, the pieces of attention, where their results go.
@@ -66,7 +71,10 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   partial_.resize(partial);
   logits_.resize(size_t(std::min<size_t>(wanted_.size(), HEAD_ROWS)) * size_t(padded(s.vocab)));
   shared_->fit(std::max(total_, HEAD_ROWS), std::max({s.dim, s.ffn, s.heads * s.head_dim}));
-  for (auto& c : counters_) c.store(0, std::memory_order_relaxed);
+  turns_ = padded(1 + s.layers * 10 + int(wanted_.size() + HEAD_ROWS - 1) / HEAD_ROWS * 3);
+  size_t places = size_t(turns_ * pool_->size());
+  if (taken_.size() < places) taken_ = std::vector<std::atomic<int>>(places);
+  for (auto& t : taken_) t.store(0, std::memory_order_relaxed);
   mixed_.resize(t * size_t(s.heads * s.head_dim));
   for (auto& scratch : scratch_) {
     scratch->tile.resize(std::max(t, size_t(HEAD_ROWS)) * TILE * 2);
@@ -74,19 +82,35 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   }
 }
 
-// Deal out work(0) ... work(count - 1) to the threads as they come for it. All threads call it in the same order.
+// work(0) ... work(count - 1), each thread its own part of them, one after another, and then what is left of the others'. All
+// threads call it in the same order.
 template <class F>
 void Decoder::share(int thread, int count, F&& work) {
-  std::atomic<int>& next = counters_[size_t(scratch_[size_t(thread)]->turn++)];
-  int chunk = std::max(1, count / (pool_->size() * 8));
-  for (int first; (first = next.fetch_add(chunk, std::memory_order_relaxed)) < count;)
-    for (int i = first; i < std::min(first + chunk, count); i++) work(i);
+  int turn = scratch_[size_t(thread)]->turn++, threads = pool_->size();
+  for (int n = 0; n < threads; n++) {
+    int whose = (thread + n) % threads, first = part_of(count, whose, threads), size = part_of(count, whose + 1, threads) - first;
+    std::atomic<int>& taken = taken_[size_t(whose * turns_ + turn)];
+    if (n && taken.load(std::memory_order_relaxed) >= size) continue;
+    for (int i; (i = taken.fetch_add(1, std::memory_order_relaxed)) < size;) work(first + i);
+  }
 }
 
-// Rows of activations that fill(row, out) writes. One row is made by every thread for itself, which is quicker than
+// Wait for the other threads, and meanwhile fetch what this one will multiply with next.
+void Decoder::wait(int thread, const Matrix* next) {
+  if (!next) return pool_->barrier([] {});
+  const uint8_t* line = next->data + size_t(part_of(tiles(*next), thread, pool_->size())) * next->tile_bytes;
+  const uint8_t* end = line + AHEAD;
+  pool_->barrier([&] {
+    if (line < end) __builtin_prefetch(line);
+    line += 64;
+  });
+}
+
+// Rows of activations that fill(row, out) writes, for a matrix. One row is made by every thread for itself, which is quicker than
 // waiting for another to make it.
 template <class F>
-Activations Decoder::activations(int thread, int rows, int columns, bool quantized, F&& fill) {
+Activations Decoder::activations(int thread, int rows, const Matrix& w, bool quantized, F&& fill) {
+  int columns = w.columns;
   bool alone = rows == 1;
   Activations act = (alone ? *scratch_[size_t(thread)] : *shared_).fit(rows, columns);
   auto make = [&](int row) {
@@ -97,7 +121,7 @@ Activations Decoder::activations(int thread, int rows, int columns, bool quantiz
     make(0);
   } else {
     share(thread, rows, make);
-    pool_->barrier();
+    wait(thread, &w);
   }
   return act;
 }
@@ -130,11 +154,11 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
       turn[2 * i + 1] = std::sin(angle);
     }
   });
-  pool_->barrier();
+  wait(thread, &layers_[0].wq.matrix);
   for (int i = 0; i < s.layers; i++) layer(thread, i, rows);
   if (*before_choosing_) {
     if (thread == 0) (*before_choosing_)();
-    pool_->barrier();
+    wait(thread, nullptr);
   }
   heads(thread, rows, results);
 }
@@ -211,7 +235,7 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
 
   const Matrix* parts[3] = {&l.wq.matrix, &l.wk.matrix, &l.wv.matrix};
   bool quantized = is_integer(*parts[0]) || is_integer(*parts[1]) || is_integer(*parts[2]);
-  Activations act = activations(thread, total_, s.dim, quantized, normed(l.attention_norm));
+  Activations act = activations(thread, total_, l.wq.matrix, quantized, normed(l.attention_norm));
   int counts[3] = {tiles(*parts[0]), tiles(*parts[1]), tiles(*parts[2])};
   float* out = scratch_[size_t(thread)]->tile.data();
   share(thread, counts[0] + counts[1] + counts[2], [&](int tile) {
@@ -220,20 +244,20 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
     k_->tile(*parts[part], tile, act, 0, total_, out - tile * TILE, TILE);
     for (int t = 0; t < total_; t++) keep(part, t, tile * TILE, out + t * TILE, cache);
   });
-  pool_->barrier();
+  wait(thread, &l.wo.matrix);
   if (int8_cache_) {
     share(thread, total_ * s.kv_heads, [&](int i) { keep_int8(i / s.kv_heads, i % s.kv_heads, cache); });
-    pool_->barrier();
+    wait(thread, &l.wo.matrix);
   }
 
   share(thread, int(tasks_.size()), [&](int task) { attend(thread, tasks_[size_t(task)], rows, cache); });
-  pool_->barrier();
-  act = activations(thread, total_, s.heads * s.head_dim, is_integer(l.wo.matrix), [&](int t, float* to) { mixed(t, to); });
+  wait(thread, &l.wo.matrix);
+  act = activations(thread, total_, l.wo.matrix, is_integer(l.wo.matrix), [&](int t, float* to) { mixed(t, to); });
   multiply(thread, l.wo.matrix, act, total_, add_to_x);
-  pool_->barrier();
+  wait(thread, &l.w1.matrix);
 
   quantized = is_integer(l.w1.matrix) || is_integer(l.w3.matrix);
-  act = activations(thread, total_, s.dim, quantized, normed(l.ffn_norm));
+  act = activations(thread, total_, l.w1.matrix, quantized, normed(l.ffn_norm));
   share(thread, tiles(l.w1.matrix), [&](int tile) {
     float* up = out + size_t(total_) * TILE;
     k_->tile(l.w1.matrix, tile, act, 0, total_, out - tile * TILE, TILE);
@@ -241,12 +265,12 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
     for (int t = 0; t < total_; t++)
       k_->swiglu(out + t * TILE, up + t * TILE, h_.data() + size_t(t) * ffn_stride + tile * TILE, TILE);
   });
-  pool_->barrier();
-  act = activations(thread, total_, s.ffn, is_integer(l.w2.matrix), [&](int t, float* to) {
+  wait(thread, &l.w2.matrix);
+  act = activations(thread, total_, l.w2.matrix, is_integer(l.w2.matrix), [&](int t, float* to) {
     std::memcpy(to, h_.data() + size_t(t) * ffn_stride, size_t(s.ffn) * sizeof(float));
   });
   multiply(thread, l.w2.matrix, act, total_, add_to_x);
-  pool_->barrier();
+  wait(thread, index + 1 < s.layers ? &layers_[size_t(index) + 1].wq.matrix : &output_.matrix);
 }
 
 // One piece of attention: one token's over one split, or some tokens' of a prompt over all splits.
@@ -319,16 +343,16 @@ void Decoder::heads(int thread, const std::vector<StepRow>& rows, std::vector<St
   for (size_t first = 0; first < wanted_.size(); first += HEAD_ROWS) {
     int count = int(std::min<size_t>(HEAD_ROWS, wanted_.size() - first));
     const Wanted* wanted = wanted_.data() + first;
-    Activations act = activations(thread, count, s.dim, is_integer(output_.matrix), [&](int i, float* out) {
+    Activations act = activations(thread, count, output_.matrix, is_integer(output_.matrix), [&](int i, float* out) {
       k_->rms_norm(x_.data() + size_t(wanted[i].token) * stride, norm_.data(), s.eps, s.dim, out);
     });
     share(thread, tiles(output_.matrix), [&](int tile) { k_->tile(output_.matrix, tile, act, 0, count, logits_.data(), width); });
-    pool_->barrier();
+    wait(thread, nullptr);
     share(thread, count, [&](int i) {
       const StepRow& row = rows[size_t(wanted[i].row)];
       report(row, wanted[i].target, logits_.data() + size_t(i) * width, results[size_t(wanted[i].row)], *scratch_[size_t(thread)]);
     });
-    pool_->barrier();
+    wait(thread, nullptr);
   }
 }
 

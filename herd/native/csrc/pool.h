@@ -59,14 +59,18 @@ class Pool {
     for (int spins = 0; done_.load(std::memory_order_acquire) != count_ - 1; spins++) rest(spins);
   }
 
-  // Wait until every thread of a run is here.
-  void barrier() {
+  // Wait until every thread of a run is here, and call meanwhile() again and again until then.
+  template <class F>
+  void barrier(F&& meanwhile) {
     int turn = turn_.load(std::memory_order_acquire);
     if (arrived_.fetch_add(1, std::memory_order_acq_rel) == count_ - 1) {
       arrived_.store(0, std::memory_order_relaxed);
       turn_.store(turn + 1, std::memory_order_release);
     } else {
-      for (int spins = 0; turn_.load(std::memory_order_acquire) == turn; spins++) rest(spins);
+      for (int spins = 0; turn_.load(std::memory_order_acquire) == turn; spins++) {
+        meanwhile();
+        rest(spins);
+      }
     }
   }
 
