@@ -294,6 +294,12 @@ void Decoder::attend(int thread, const Task& task, const std::vector<StepRow>& r
   if (task.split >= 0) {
     piece.first = task.split * SPLIT;
     piece.end = std::min(piece.first + SPLIT, length);
+    if (const Task* next = &task + 1; next < tasks_.data() + tasks_.size() && next->split >= 0) {
+      int first = next->split * SPLIT, end = std::min(first + SPLIT, position_[size_t(next->first_token)] + 1);
+      piece.next = cache + size_t(next->head) * head_bytes(dim, int8_cache_);
+      piece.next_table = rows[size_t(next->row)].table + first / BLOCK;
+      piece.next_blocks = (end - first + BLOCK - 1) / BLOCK;
+    }
     size_t at = size_t(task.split * s.heads + task.head * group) * size_t(stride);
     piece.out = partial_.data() + partial_at_[size_t(task.first_token)] + at;
     k_->attend(piece);

@@ -234,17 +234,47 @@ struct Slots {
   const float* scales[SLOTS];
 };
 
+// Calls f<ROWS>(q) until n queries are dealt with, so many of them at a time as share a load.
+template <class F>
+HERD_INLINE void by_rows(int n, F&& f) {
+  int q = 0;
+  for (; q + 6 <= n; q += 6) f.template operator()<6>(q);
+  for (; q + 4 <= n; q += 4) f.template operator()<4>(q);
+  for (; q + 3 <= n; q += 3) f.template operator()<3>(q);
+  for (; q + 2 <= n; q += 2) f.template operator()<2>(q);
+  for (; q < n; q++) f.template operator()<1>(q);
+}
+
+// Sixteens of sums that ROWS rows have at a time: enough to hide the latency of a multiply-add, no more than there are registers.
+template <int ROWS>
+constexpr int at_once() {
+  return PARTS == 1 ? (ROWS > 3 ? 2 : 4) : PARTS == 2 ? (ROWS > 3 ? 1 : ROWS > 1 ? 2 : 4) : 1;
+}
+
+// Keys are read once and values once, so that what comes next is fetched meanwhile: the values of a piece while its scores
+// are computed, the next piece's keys while its values are mixed.
+template <class T>
+HERD_INLINE void fetch(const T* p, int numbers) {
+  if constexpr (sizeof(T) < sizeof(float))
+    for (int at = 0; at < numbers; at += int(64 / sizeof(T))) __builtin_prefetch(p + at, 0, 2);
+}
+
 template <int ROWS, int BLOCKS, class T, bool SCALED>
 HERD_INLINE void scores(const float* const* query, const Slots<T, SCALED>& slots, int first, int head_dim, float scale, float* out) {
+  constexpr int LINE = sizeof(T) < 4 ? int(64 / sizeof(T)) / BLOCK : 1;  // divides head_dim
   F16x acc[ROWS][BLOCKS];
   for (auto& row : acc)
     for (auto& a : row) a = zero();
-  for (int d = 0; d < head_dim; d++) {
-    F16x k[BLOCKS];
-    for (int b = 0; b < BLOCKS; b++) k[b] = load_any(slots.keys[first + b] + d * BLOCK);
-    for (int r = 0; r < ROWS; r++) {
-      F16x q = set(query[r][d]);
-      for (int b = 0; b < BLOCKS; b++) acc[r][b] = fma(k[b], q, acc[r][b]);
+  for (int line = 0; line < head_dim; line += LINE) {
+    for (int b = 0; b < BLOCKS; b++) fetch(slots.values[first + b] + line * BLOCK, 1);
+#pragma GCC unroll 4
+    for (int d = line; d < line + LINE; d++) {
+#pragma GCC unroll 4
+      for (int b = 0; b < BLOCKS; b++) {
+        if (PARTS > 1 && ROWS > 1 && BLOCKS > 1) asm volatile("" ::: "memory");
+        F16x k = load_any(slots.keys[first + b] + d * BLOCK);
+        for (int r = 0; r < ROWS; r++) acc[r][b] = fma(k, set(query[r][d]), acc[r][b]);
+      }
     }
   }
   for (int b = 0; b < BLOCKS; b++) {
@@ -254,30 +284,19 @@ HERD_INLINE void scores(const float* const* query, const Slots<T, SCALED>& slots
   }
 }
 
-template <int BLOCKS, class T, bool SCALED>
-inline void all_scores(const Piece& piece, const Slots<T, SCALED>& slots, int first, float* out) {
-  int q = 0;
-  out += first * BLOCK;
-  for (; q + 6 <= piece.queries; q += 6)
-    scores<6, BLOCKS>(piece.query + q, slots, first, piece.head_dim, piece.scale, out + q * SPLIT);
-  for (; q + 3 <= piece.queries; q += 3)
-    scores<3, BLOCKS>(piece.query + q, slots, first, piece.head_dim, piece.scale, out + q * SPLIT);
-  for (; q < piece.queries; q++) scores<1, BLOCKS>(piece.query + q, slots, first, piece.head_dim, piece.scale, out + q * SPLIT);
-}
-
 template <int ROWS, int VECTORS, class T>
-HERD_INLINE void mix(const float* weights, const T* const* values, int blocks, int head_dim, float* out, int out_stride) {
+HERD_INLINE void mix(const float* weights, const T* const* values, const T* const* next, int blocks, int head_dim, float* out, int out_stride) {
   F16x acc[ROWS][VECTORS];
   for (auto& row : acc)
     for (auto& a : row) a = zero();
   for (int b = 0; b < blocks; b++)
     for (int i = 0; i < BLOCK; i++) {
-      const T* v = values[b] + i * head_dim;
-      F16x part[VECTORS];
-      for (int n = 0; n < VECTORS; n++) part[n] = load_any(v + n * 16);
-      for (int r = 0; r < ROWS; r++) {
-        F16x p = set(weights[r * SPLIT + b * BLOCK + i]);
-        for (int n = 0; n < VECTORS; n++) acc[r][n] = fma(p, part[n], acc[r][n]);
+      fetch(next[b] + i * head_dim, VECTORS * 16);
+#pragma GCC unroll 4
+      for (int n = 0; n < VECTORS; n++) {
+        if (PARTS > 1 && ROWS > 1 && VECTORS > 1) asm volatile("" ::: "memory");
+        F16x part = load_any(values[b] + i * head_dim + n * 16);
+        for (int r = 0; r < ROWS; r++) acc[r][n] = fma(set(weights[r * SPLIT + b * BLOCK + i]), part, acc[r][n]);
       }
     }
   for (int r = 0; r < ROWS; r++)
@@ -285,14 +304,18 @@ HERD_INLINE void mix(const float* weights, const T* const* values, int blocks, i
 }
 
 template <class T, bool SCALED>
-void attend_piece(const Piece& piece, const Slots<T, SCALED>& slots, float* weights) {
-  constexpr int VECTORS = PARTS == 1 ? 4 : 1;  // six rows of these fill the registers
+void attend_piece(const Piece& piece, const Slots<T, SCALED>& slots, const T* const* next, float* weights) {
   int n = piece.queries, dim = piece.head_dim, stride = dim + 2, count = piece.end - piece.first;
   int blocks = (count + BLOCK - 1) / BLOCK;
-  int block = 0;
-  if constexpr (PARTS == 1)
-    for (; block + 2 <= blocks; block += 2) all_scores<2>(piece, slots, block, weights);
-  for (; block < blocks; block++) all_scores<1>(piece, slots, block, weights);
+  for (int first = 0; first < blocks; first += 4)
+    by_rows(n, [&]<int ROWS>(int q) {
+      constexpr int AT_ONCE = at_once<ROWS>();
+      int block = first, last = std::min(first + 4, blocks);
+      float* out = weights + q * SPLIT;
+      for (; block + AT_ONCE <= last; block += AT_ONCE)
+        scores<ROWS, AT_ONCE>(piece.query + q, slots, block, dim, piece.scale, out + block * BLOCK);
+      for (; block < last; block++) scores<ROWS, 1>(piece.query + q, slots, block, dim, piece.scale, out + block * BLOCK);
+    });
   for (int q = 0; q < n; q++) {
     float* w = weights + q * SPLIT;
     float* out = piece.out + q * stride;
@@ -314,23 +337,20 @@ void attend_piece(const Piece& piece, const Slots<T, SCALED>& slots, float* weig
     out[dim] = seen ? most : -FLT_MAX;
     out[dim + 1] = sum(total);
   }
-  for (int v = 0; v < dim / 16; v += VECTORS) {
-    const T* at[SLOTS];
-    for (int b = 0; b < blocks; b++) at[b] = slots.values[b] + v * 16;
-    float* out = piece.out + v * 16;
-    bool whole = v + VECTORS <= dim / 16;
-    int q = 0;
-    if (whole) {
-      for (; q + 6 <= n; q += 6) mix<6, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
-      for (; q + 3 <= n; q += 3) mix<3, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
-      for (; q < n; q++) mix<1, VECTORS>(weights + q * SPLIT, at, blocks, dim, out + q * stride, stride);
-    } else {
-      for (int rest = v; rest < dim / 16; rest++) {
-        for (int b = 0; b < blocks; b++) at[b] = slots.values[b] + rest * 16;
-        for (q = 0; q < n; q++) mix<1, 1>(weights + q * SPLIT, at, blocks, dim, piece.out + rest * 16 + q * stride, stride);
+  by_rows(n, [&]<int ROWS>(int q) {
+    constexpr int AT_ONCE = at_once<ROWS>();
+    const T *at[SLOTS], *then[SLOTS];
+    auto some = [&]<int VECTORS>(int v) {
+      for (int b = 0; b < blocks; b++) {
+        at[b] = slots.values[b] + v * 16;
+        then[b] = next[b] + v * 16;
       }
-    }
-  }
+      mix<ROWS, VECTORS>(weights + q * SPLIT, at, then, blocks, dim, piece.out + q * stride + v * 16, stride);
+    };
+    int v = 0;
+    for (; v + AT_ONCE <= dim / 16; v += AT_ONCE) some.template operator()<AT_ONCE>(v);
+    for (; v < dim / 16; v++) some.template operator()<1>(v);
+  });
 }
 
 template <class T, bool SCALED>
@@ -345,7 +365,12 @@ void attend_as(const Piece& piece) {
     slots.scales[b] = reinterpret_cast<const float*>(slots.values[b] + numbers);
   }
   float* weights = piece.scratch;
-  if (piece.queries < 12) return attend_piece(piece, slots, weights);
+  if (piece.queries < 12) {
+    const T* next[SLOTS];
+    for (int b = 0; b < blocks; b++)
+      next[b] = b < piece.next_blocks ? reinterpret_cast<const T*>(piece.next + block_at(piece.next_table[b], piece.block_bytes, piece.group_bytes)) : slots.values[b];
+    return attend_piece(piece, slots, next, weights);
+  }
   Slots<float, SCALED> wide;
   float* to = weights + size_t(piece.queries) * SPLIT;
   for (int b = 0; b < blocks; b++, to += 2 * numbers) {
@@ -354,7 +379,7 @@ void attend_as(const Piece& piece) {
     wide.values[b] = to + numbers;
     wide.scales[b] = slots.scales[b];
   }
-  attend_piece(piece, wide, weights);
+  attend_piece(piece, wide, wide.values, weights);
 }
 
 void attend(const Piece& piece) {

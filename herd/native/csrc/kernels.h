@@ -57,6 +57,9 @@ struct Piece {
   float scale;
   float* out;                   // [queries][head_dim + 2]: weighted values, their largest score, the sum of weights
   float* scratch;               // at least scratch_floats(queries, head_dim)
+  const uint8_t* next = nullptr;  // as `cache`, of the piece that this thread comes to next, and its blocks: to be fetched meanwhile
+  const int* next_table = nullptr;
+  int next_blocks = 0;
 };
 
 struct Kernels {
