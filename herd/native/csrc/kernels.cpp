@@ -37,10 +37,10 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
     sum[r] = L::COLUMNS == 32 ? x.sum32 + row * size_t(x.columns / 32) : x.sum16 + row * size_t(x.columns / 16);
   }
   // One row waits for memory all the time. Of several blocks of rows the first fetches the next tile meanwhile.
-  const size_t ahead = ROWS == 1 ? 3072 : first == 0 ? w.tile_bytes : 0;
+  const size_t ahead = ROWS == 1 ? 8192 : first == 0 ? w.tile_bytes : 0;
   for (int g = 0; g < w.columns / L::COLUMNS; g++, tile += L::GROUP_BYTES) {
     if (ahead)
-      for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(tile + line + ahead);
+      for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(tile + line + ahead, 0, 2);
     for (int p = 0; p < PARTS; p++) {
       const uint8_t* weights = tile + p * LANES * 4;
       D dots[ROWS];
