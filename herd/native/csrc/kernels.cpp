@@ -21,57 +21,61 @@ HERD_INLINE Quad with_high(Quad low, Quad high, int q) {
 template <Packed K, int ROWS>
 void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
   using L = Layout<K>;
-  using D = Dots<L::BITS>;
+  using D = Dots<L::BITS, L::OFFSET>;
   constexpr int QUADS = L::QUADS;
-  // A weight is scale * (number - OFFSET) + minimum: what does not depend on the number is a minimum too.
-  constexpr float BELOW = -float(L::OFFSET + D::ZERO);
-  Part acc[PARTS][ROWS];
-  for (auto& part : acc)
-    for (auto& sum : part) sum = part_set(0.0f);
-  const int8_t* bytes[ROWS];
-  const float *scale[ROWS], *sum[ROWS];
-  for (int r = 0; r < ROWS; r++) {
-    size_t row = size_t(first + r);
-    bytes[r] = x.bytes + row * size_t(x.columns);
-    scale[r] = x.scale + row * size_t(x.columns / ACT_BLOCK);
-    sum[r] = L::COLUMNS == 32 ? x.sum32 + row * size_t(x.columns / 32) : x.sum16 + row * size_t(x.columns / 16);
-  }
+  constexpr int TOGETHER = ROWS > 1 ? 1 : PARTS;  // the sums of one part of sixteen for several rows stay in registers
+  // A weight is scale * (number - OFFSET) + minimum: what does not depend on the number is a minimum too, unless Dots sees to it.
+  constexpr float BELOW = -float(D::BELOW);
+  const ActBlock* rows[ROWS];
+  for (int r = 0; r < ROWS; r++) rows[r] = x.blocks + size_t(first + r) * size_t(x.columns / ACT_BLOCK);
   // One row waits for memory all the time. Of several blocks of rows the first fetches the next tile meanwhile.
   const size_t ahead = ROWS == 1 ? 8192 : first == 0 ? w.tile_bytes : 0;
-  for (int g = 0; g < w.columns / L::COLUMNS; g++, tile += L::GROUP_BYTES) {
-    if (ahead)
-      for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(tile + line + ahead, 0, 2);
-    for (int p = 0; p < PARTS; p++) {
-      const uint8_t* weights = tile + p * LANES * 4;
-      D dots[ROWS];
-      Quad high = load_quad(weights + (L::HIGH_BITS ? L::HIGH : 0));
+  const int groups = w.columns / L::COLUMNS;
+  for (int part = 0; part < PARTS; part += TOGETHER) {
+    Part acc[TOGETHER][ROWS];
+    for (auto& some : acc)
+      for (auto& sum : some) sum = part_set(0.0f);
+    const uint8_t* group = tile;
+    for (int g = 0; g < groups; g++, group += L::GROUP_BYTES) {
+      if (ahead && part == 0)
+        for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(group + line + ahead, 0, 2);
+      const int block = g * L::COLUMNS / ACT_BLOCK, within = g * L::COLUMNS % ACT_BLOCK;
+#pragma GCC unroll 2
+      for (int p = 0; p < TOGETHER; p++) {
+        const uint8_t* weights = group + (part + p) * LANES * 4;
+        D dots[ROWS];
+        if constexpr (D::SEEDED)
+          for (int r = 0; r < ROWS; r++) dots[r].start(rows[r][block].seed);
+        Quad high = load_quad(weights + (L::HIGH_BITS ? L::HIGH : 0));
 #pragma GCC unroll 8
-      for (int q = 0; q < (L::NIBBLES ? QUADS / 2 : QUADS); q++) {
-        if (PARTS > 1) asm volatile("" ::: "memory");  // else the compiler loads all activations first, and spills them
-        Quad quad = load_quad(weights + q * 64), low = L::NIBBLES ? with_high<K>(bits(quad, 0, 15), high, q) : quad;
+        for (int q = 0; q < (L::NIBBLES ? QUADS / 2 : QUADS); q++) {
+          if (PARTS > 1) asm volatile("" ::: "memory");  // else the compiler loads all activations first, and spills them
+          Quad quad = load_quad(weights + q * 64), low = L::NIBBLES ? with_high<K>(bits(quad, 0, 15), high, q) : quad;
 #pragma GCC unroll 16
-        for (int r = 0; r < ROWS; r++) dots[r].add(low, four(bytes[r] + g * L::COLUMNS + q * 4), L::NIBBLES ? 2 * q : q);
-        if constexpr (L::NIBBLES) {
-          const int second = q + QUADS / 2;
-          quad = with_high<K>(bits(quad, 4, 15), high, second);
+          for (int r = 0; r < ROWS; r++) dots[r].add(low, four(rows[r][block].numbers + within + q * 4), L::NIBBLES ? 2 * q : q);
+          if constexpr (L::NIBBLES) {
+            const int second = q + QUADS / 2;
+            quad = with_high<K>(bits(quad, 4, 15), high, second);
 #pragma GCC unroll 16
-          for (int r = 0; r < ROWS; r++) dots[r].add(quad, four(bytes[r] + g * L::COLUMNS + second * 4), 2 * q + 1);
+            for (int r = 0; r < ROWS; r++) dots[r].add(quad, four(rows[r][block].numbers + within + second * 4), 2 * q + 1);
+          }
+        }
+        const uint16_t* scales = reinterpret_cast<const uint16_t*>(group + L::WEIGHT_BYTES) + (part + p) * LANES;
+        Part weight_scale = part_half(scales);
+        Part minimum = weight_scale * part_set(BELOW);
+        if constexpr (L::MINIMUM) minimum = BELOW != 0 ? part_half(scales + TILE) + minimum : part_half(scales + TILE);
+#pragma GCC unroll 16
+        for (int r = 0; r < ROWS; r++) {
+          const ActBlock& act = rows[r][block];
+          acc[p][r] = fma(dots[r].get(act.factor, act.scale), weight_scale, acc[p][r]);
+          if constexpr (L::MINIMUM || BELOW != 0)
+            acc[p][r] = fma(part_set(L::COLUMNS == 32 ? act.sum32 : act.sum16[within / 16]), minimum, acc[p][r]);
         }
       }
-      const uint16_t* scales = reinterpret_cast<const uint16_t*>(tile + L::WEIGHT_BYTES) + p * LANES;
-      Part weight_scale = part_half(scales);
-      Part minimum = weight_scale * part_set(BELOW);
-      if constexpr (L::MINIMUM) minimum = BELOW != 0 ? part_half(scales + TILE) + minimum : part_half(scales + TILE);
-#pragma GCC unroll 16
-      for (int r = 0; r < ROWS; r++) {
-        Part s = part_set(scale[r][g * L::COLUMNS / ACT_BLOCK]);
-        acc[p][r] = fma(dots[r].get() * s, weight_scale, acc[p][r]);
-        if constexpr (L::MINIMUM || BELOW != 0) acc[p][r] = fma(part_set(sum[r][g]), minimum, acc[p][r]);
-      }
     }
+    for (int r = 0; r < ROWS; r++)
+      for (int p = 0; p < TOGETHER; p++) part_store(out + size_t(r) * stride + (part + p) * LANES, acc[p][r] * part_set(x.unit[first + r]));
   }
-  for (int r = 0; r < ROWS; r++)
-    for (int p = 0; p < PARTS; p++) part_store(out + size_t(r) * stride + p * LANES, acc[p][r]);
 }
 
 template <Packed K>
@@ -119,14 +123,18 @@ void one_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int fi
 
 template <Packed K>
 void tile_rows(const Matrix& w, int index, const Activations& x, int first, int last, float* out, size_t stride) {
-  constexpr int WIDE = Layout<K>::INTEGER ? (PARTS == 1 ? 16 : 4) : (PARTS == 1 ? 6 : 2);
-  constexpr int MIDDLE = Layout<K>::INTEGER && PARTS == 1 ? 4 : 2;
+  constexpr bool INTEGER = Layout<K>::INTEGER;
+  constexpr int WIDE = INTEGER ? (PARTS == 1 ? 16 : 8) : PARTS == 1 ? 6 : 2;
   const uint8_t* tile = w.data + size_t(index) * w.tile_bytes;
   out += size_t(index) * TILE;
   int row = first;
-  for (; row + WIDE <= last; row += WIDE) one_tile<K, WIDE>(w, tile, x, row, out + size_t(row) * stride, stride);
-  for (; row + MIDDLE <= last; row += MIDDLE) one_tile<K, MIDDLE>(w, tile, x, row, out + size_t(row) * stride, stride);
-  for (; row < last; row++) one_tile<K, 1>(w, tile, x, row, out + size_t(row) * stride, stride);
+  auto by = [&]<int ROWS>() {
+    for (; row + ROWS <= last; row += ROWS) one_tile<K, ROWS>(w, tile, x, row, out + size_t(row) * stride, stride);
+  };
+  by.template operator()<WIDE>();
+  if constexpr (INTEGER) by.template operator()<4>();
+  if constexpr (WIDE > 2) by.template operator()<2>();
+  by.template operator()<1>();
   if (w.row_scale) {
     F16x scale = load(w.row_scale + size_t(index) * TILE);
     for (row = first; row < last; row++) {
@@ -150,24 +158,33 @@ void tile(const Matrix& w, int index, const Activations& x, int first, int last,
   }
 }
 
+// A row's blocks have scales of 14 bits times the row's unit, so that integer kernels can multiply with them.
 void quantize(const Activations& x, int row) {
   const float* from = x.values + size_t(row) * size_t(x.columns);
-  int8_t* to = x.bytes + size_t(row) * size_t(x.columns);
-  float* scale = x.scale + size_t(row) * size_t(x.columns / ACT_BLOCK);
-  float* sum16 = x.sum16 + size_t(row) * size_t(x.columns / 16);
-  float* sum32 = x.sum32 + size_t(row) * size_t(x.columns / 32);
-  for (int b = 0; b < x.columns / ACT_BLOCK; b++, from += 32, to += 32) {
-    F16x low = load(from), high = load(from + 16);
-    float most = largest(max(abs(low), abs(high)));
-    float inverse = most > 0 ? 127.0f / most : 0.0f;
-    low = round(low * set(inverse));
-    high = round(high * set(inverse));
-    store_int8(to, low);
-    store_int8(to + 16, high);
-    scale[b] = most / 127.0f;
-    sum16[b * 2] = sum(low) * scale[b];
-    sum16[b * 2 + 1] = sum(high) * scale[b];
-    sum32[b] = sum16[b * 2] + sum16[b * 2 + 1];
+  const int count = x.columns / ACT_BLOCK;
+  ActBlock* blocks = x.blocks + size_t(row) * size_t(count);
+  float largest_of_all = 0;
+  for (int b = 0; b < count; b++) {
+    float most = largest(max(abs(load(from + b * ACT_BLOCK)), abs(load(from + b * ACT_BLOCK + 16))));
+    blocks[b].scale = most;
+    largest_of_all = std::max(largest_of_all, most);
+  }
+  const float unit = largest_of_all / (127.0f * ACT_SCALES), inverse_unit = unit > 0 ? 1 / unit : 0;
+  x.unit[row] = unit;
+  for (int b = 0; b < count; b++, from += ACT_BLOCK) {
+    ActBlock& block = blocks[b];
+    float scale = std::min(float(ACT_SCALES), std::ceil(block.scale * (inverse_unit / 127)));
+    float inverse = scale > 0 ? inverse_unit / scale : 0;
+    F16x low = round(load(from) * set(inverse)), high = round(load(from + 16) * set(inverse));
+    store_int8(block.numbers, low);
+    store_int8(block.numbers + 16, high);
+    float first = sum(low), second = sum(high);
+    block.scale = scale;
+    block.sum16[0] = first * scale;
+    block.sum16[1] = second * scale;
+    block.sum32 = block.sum16[0] + block.sum16[1];
+    block.factor = Dots<4, 8>::factor_of(int(scale));
+    block.seed = Dots<4, 8>::seed_of(int(first + second));
   }
 }
 

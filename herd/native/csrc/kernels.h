@@ -33,13 +33,20 @@ struct Matrix {
   const float* row_scale = nullptr;
 };
 
-// Rows of activations: floats, and for integer kernels bytes with a scale and sums for each 32.
+// 32 activations for integer kernels: a value is its number times `scale` times the row's unit.
+struct alignas(64) ActBlock {
+  int8_t numbers[ACT_BLOCK];
+  float scale;           // whole, up to ACT_SCALES
+  float sum32, sum16[2];  // of the numbers times the scale
+  int32_t factor, seed;  // what Dots multiplies by and begins with
+};
+constexpr int ACT_SCALES = 16383;  // 14 bits: 32 * 15 * 127 * 16,383 fits in 32
+
+// Rows of activations: floats, and for integer kernels blocks of bytes.
 struct Activations {
-  float* values = nullptr;      // [rows][columns]
-  int8_t* bytes = nullptr;      // [rows][columns]
-  float* scale = nullptr;       // [rows][columns / 32]
-  float* sum16 = nullptr;       // [rows][columns / 16], of the bytes times their scale
-  float* sum32 = nullptr;       // [rows][columns / 32]
+  float* values = nullptr;     // [rows][columns]
+  ActBlock* blocks = nullptr;  // [rows][columns / 32]
+  float* unit = nullptr;       // [rows]
   int columns = 0;
 };
 

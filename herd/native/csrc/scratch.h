@@ -12,8 +12,8 @@ constexpr int HEAD_ROWS = 32;  // rows whose logits are held at once
 
 // Buffers of one thread, or of all together.
 struct Decoder::Scratch {
-  std::vector<float> values, scale, sum16, sum32, tile, pieces, folded, weights, work;
-  std::vector<int8_t> bytes;
+  std::vector<float> values, unit, tile, pieces, folded, weights, work;
+  std::vector<ActBlock> blocks;
   std::vector<const float*> query;
   std::vector<int> last;
   int turn = 0;  // how many pieces of shared work this thread has been through in the step
@@ -21,13 +21,9 @@ struct Decoder::Scratch {
   Activations fit(int rows, int columns) {
     size_t n = size_t(rows) * size_t(columns);
     if (values.size() < n) values.resize(n);
-    if (bytes.size() < n + 64) bytes.resize(n + 64);
-    if (scale.size() < n / 16 + 1) {
-      scale.resize(n / 16 + 1);
-      sum16.resize(n / 16 + 1);
-      sum32.resize(n / 16 + 1);
-    }
-    return {values.data(), bytes.data(), scale.data(), sum16.data(), sum32.data(), columns};
+    if (blocks.size() < n / ACT_BLOCK) blocks.resize(n / ACT_BLOCK);
+    if (unit.size() < size_t(rows)) unit.resize(size_t(rows));
+    return {values.data(), blocks.data(), unit.data(), columns};
   }
 };
 

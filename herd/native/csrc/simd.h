@@ -271,9 +271,10 @@ HERD_INLINE int32_t four(const int8_t* activations) {
   return out;
 }
 
-// Dots<BITS> multiplies, from step 0 on, LANES rows of unsigned BITS-bit weights with one row of signed 8-bit activations. A Quad is four
-// columns of LANES rows, row after row; bits moves bit `from` of each byte to bit 0 (up where it is negative).
-// Eight-bit weights are stored plus 128. Where ZERO is not 0 the sums are too large by ZERO times the sum of the activations.
+// Dots<BITS, OFFSET> multiplies, from step 0 on, LANES rows of unsigned BITS-bit weights with one row of signed 8-bit activations, and
+// the sum with the scale of the activations. A Quad is four columns of LANES rows, row after row; bits moves bit `from` of
+// each byte to bit 0 (up where it is negative). Eight-bit weights are stored plus 128. Sums are too large by BELOW times the sum
+// of the activations; SEEDED ones that begin with seed_of(that sum) are not.
 #if defined(__AVX512VNNI__) && defined(HERD_WIDE)
 
 using Quad = __m512i;
@@ -288,14 +289,18 @@ HERD_INLINE Quad bits(Quad q, int from, int mask) {
   if (from < 0) q = _mm512_sllv_epi16(q, _mm512_set1_epi16(short(-from)));
   return _mm512_and_si512(q, _mm512_set1_epi8(char(mask)));
 }
-template <int BITS>
+template <int BITS, int OFFSET>
 struct Dots {
-  static constexpr int ZERO = BITS == 8 ? 128 : 0;
+  static constexpr bool SEEDED = BITS == 4 && OFFSET == 8;
+  static constexpr int BELOW = SEEDED ? 0 : BITS == 8 ? 128 : OFFSET;
+  static int32_t seed_of(int sum) { return -OFFSET * sum; }
+  static int32_t factor_of(int) { return 0; }
   __m512i acc;
+  HERD_INLINE void start(int32_t seed) { acc = _mm512_set1_epi32(seed); }
   HERD_INLINE void add(Quad w, int32_t activations, int step) {
-    acc = _mm512_dpbusd_epi32(step ? acc : _mm512_setzero_si512(), w, _mm512_set1_epi32(activations));
+    acc = _mm512_dpbusd_epi32(step || SEEDED ? acc : _mm512_setzero_si512(), w, _mm512_set1_epi32(activations));
   }
-  HERD_INLINE Part get() const { return {_mm512_cvtepi32_ps(acc)}; }
+  HERD_INLINE Part get(int32_t, float scale) const { return Part{_mm512_cvtepi32_ps(acc)} * part_set(scale); }
 };
 
 #elif defined(__AVX2__)
@@ -309,37 +314,54 @@ HERD_INLINE Quad bits(Quad q, int from, int mask) {
   return _mm256_and_si256(q, _mm256_set1_epi8(char(mask)));
 }
 #if defined(__AVXVNNI__)
-template <int BITS>
+template <int BITS, int OFFSET>
 struct Dots {
-  static constexpr int ZERO = BITS == 8 ? 128 : 0;
+  static constexpr bool SEEDED = BITS == 4 && OFFSET == 8;
+  static constexpr int BELOW = SEEDED ? 0 : BITS == 8 ? 128 : OFFSET;
+  static int32_t seed_of(int sum) { return -OFFSET * sum; }
+  static int32_t factor_of(int) { return 0; }
   __m256i acc;
+  HERD_INLINE void start(int32_t seed) { acc = _mm256_set1_epi32(seed); }
   HERD_INLINE void add(Quad w, int32_t activations, int step) {
-    acc = _mm256_dpbusd_avx_epi32(step ? acc : _mm256_setzero_si256(), w, _mm256_set1_epi32(activations));
+    acc = _mm256_dpbusd_avx_epi32(step || SEEDED ? acc : _mm256_setzero_si256(), w, _mm256_set1_epi32(activations));
   }
-  HERD_INLINE Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
+  HERD_INLINE Part get(int32_t, float scale) const { return Part{_mm256_cvtepi32_ps(acc)} * part_set(scale); }
 };
 #else
-// Products are summed in 16 bits while they fit: 8 of 4-bit weights (8 * 2 * 15 * 127 = 30,480), 4 of 5-bit, 2 of 6-bit.
-template <int BITS>
+// Products are summed in 16 bits while they fit: 8 of 4-bit weights (8 * 2 * 15 * 127 = 30,480), 4 of 5-bit, 2 of 6-bit. What widens
+// them multiplies by the scale as well.
+template <int BITS, int OFFSET>
 struct Dots {
-  static constexpr int ZERO = 0;
-  static constexpr int FIT = BITS == 4 ? 8 : BITS == 5 ? 4 : BITS == 6 ? 2 : 1;
-  __m256i acc, narrow;
+  static constexpr bool SEEDED = BITS == 4 && OFFSET == 8;
+  static constexpr int BELOW = SEEDED ? 0 : OFFSET;
+  static constexpr int FIT = BITS == 4 ? 8 : BITS == 5 ? 4 : 2;
+  static int32_t seed_of(int sum) { return int32_t(uint32_t(uint16_t(-OFFSET / 2 * sum)) * 0x10001u); }  // half in either half
+  static int32_t factor_of(int scale) { return scale * 0x10001; }
+  __m256i sums[8 / FIT];
+  HERD_INLINE void start(int32_t seed) { sums[0] = _mm256_set1_epi32(seed); }
   HERD_INLINE void add(Quad w, int32_t activations, int step) {
-    __m256i x = _mm256_set1_epi32(activations), products;
-    if constexpr (BITS == 8) {
-      __m256i is_signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
-      products = _mm256_maddubs_epi16(_mm256_abs_epi8(is_signed), _mm256_sign_epi8(x, is_signed));
-    } else {
-      products = _mm256_maddubs_epi16(w, x);
-    }
-    narrow = step % FIT == 0 ? products : _mm256_add_epi16(narrow, products);
-    if (step % FIT == FIT - 1) {
-      __m256i wide = _mm256_madd_epi16(narrow, _mm256_set1_epi16(1));
-      acc = step < FIT ? wide : _mm256_add_epi32(acc, wide);
-    }
+    __m256i products = _mm256_maddubs_epi16(w, _mm256_set1_epi32(activations));
+    __m256i& sum = sums[step / FIT];
+    sum = step % FIT == 0 && !SEEDED ? products : _mm256_add_epi16(sum, products);
   }
-  HERD_INLINE Part get() const { return {_mm256_cvtepi32_ps(acc)}; }
+  HERD_INLINE Part get(int32_t factor, float) const {
+    __m256i by = _mm256_set1_epi32(factor), wide = _mm256_madd_epi16(sums[0], by);
+    if constexpr (BITS > 4) wide = _mm256_add_epi32(wide, _mm256_madd_epi16(sums[1], by));
+    return {_mm256_cvtepi32_ps(wide)};
+  }
+};
+template <int OFFSET>
+struct Dots<8, OFFSET> {
+  static constexpr bool SEEDED = false;
+  static constexpr int BELOW = 0;
+  __m256i acc;
+  HERD_INLINE void add(Quad w, int32_t activations, int step) {
+    __m256i is_signed = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    __m256i products = _mm256_maddubs_epi16(_mm256_abs_epi8(is_signed), _mm256_sign_epi8(_mm256_set1_epi32(activations), is_signed));
+    __m256i wide = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
+    acc = step ? _mm256_add_epi32(acc, wide) : wide;
+  }
+  HERD_INLINE Part get(int32_t, float scale) const { return Part{_mm256_cvtepi32_ps(acc)} * part_set(scale); }
 };
 #endif
 
@@ -351,15 +373,19 @@ HERD_INLINE Quad both(Quad a, Quad b) { return vorrq_u8(a, b); }
 HERD_INLINE Quad bits(Quad q, int from, int mask) {
   return vandq_u8(vshlq_u8(q, vdupq_n_s8(int8_t(-from))), vdupq_n_u8(uint8_t(mask)));  // shifts right where it is negative
 }
-template <int BITS>
+template <int BITS, int OFFSET>
 struct Dots {
-  static constexpr int ZERO = 0;
+  static constexpr bool SEEDED = BITS == 4 && OFFSET == 8;
+  static constexpr int BELOW = SEEDED ? 0 : OFFSET;
+  static int32_t seed_of(int sum) { return -OFFSET * sum; }
+  static int32_t factor_of(int) { return 0; }
   int32x4_t acc;
+  HERD_INLINE void start(int32_t seed) { acc = vdupq_n_s32(seed); }
   HERD_INLINE void add(Quad w, int32_t activations, int step) {
     if constexpr (BITS == 8) w = veorq_u8(w, vdupq_n_u8(128));
-    acc = vdotq_s32(step ? acc : vdupq_n_s32(0), vreinterpretq_s8_u8(w), vreinterpretq_s8_s32(vdupq_n_s32(activations)));
+    acc = vdotq_s32(step || SEEDED ? acc : vdupq_n_s32(0), vreinterpretq_s8_u8(w), vreinterpretq_s8_s32(vdupq_n_s32(activations)));
   }
-  HERD_INLINE Part get() const { return {vcvtq_f32_s32(acc)}; }
+  HERD_INLINE Part get(int32_t, float scale) const { return Part{vcvtq_f32_s32(acc)} * part_set(scale); }
 };
 
 #else
@@ -380,9 +406,12 @@ HERD_INLINE Quad bits(Quad q, int from, int mask) {
   for (auto& b : q.v) b = uint8_t((from > 0 ? b >> from : b << -from) & mask);
   return q;
 }
-template <int BITS>
+template <int BITS, int OFFSET>
 struct Dots {
-  static constexpr int ZERO = BITS == 8 ? 128 : 0;
+  static constexpr bool SEEDED = false;
+  static constexpr int BELOW = BITS == 8 ? 128 : OFFSET;
+  static int32_t seed_of(int) { return 0; }
+  static int32_t factor_of(int) { return 0; }
   int32_t acc[LANES];
   HERD_INLINE void add(const Quad& w, int32_t activations, int step) {
     int8_t x[4];
@@ -391,9 +420,9 @@ struct Dots {
     for (int row = 0; row < LANES; row++)
       for (int i = 0; i < 4; i++) acc[row] += int32_t(w.v[row * 4 + i]) * x[i];
   }
-  HERD_INLINE Part get() const {
+  HERD_INLINE Part get(int32_t, float scale) const {
     Part out;
-    for (int row = 0; row < LANES; row++) out.v[row] = float(acc[row]);
+    for (int row = 0; row < LANES; row++) out.v[row] = float(acc[row]) * scale;
     return out;
   }
 };
