@@ -4,8 +4,8 @@ Everything that generates text goes through here: chat, server, synthetic data, 
 """
 
 import itertools
+import os
 import queue
-import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
@@ -190,8 +190,8 @@ class Engine:
             )
         if request.deadline is not None and request.deadline <= 0:
             raise RequestError(f"deadline is {request.deadline}; expected seconds above 0")
-        seed = secrets.randbits(63) if params.seed is None else params.seed
-        name = request.id or f"request-{secrets.token_hex(8)}"
+        seed = int.from_bytes(os.urandom(8), "little") >> 1 if params.seed is None else params.seed
+        name = request.id or f"request-{os.urandom(8).hex()}"
         return [
             Sequence(
                 name, index, params, list(request.prompt), length,

@@ -12,7 +12,7 @@ from herd.engine.bench import bench
 from herd.engine.open import open_backend
 from herd.engine.perplexity import perplexity
 from herd.errors import ConfigError, MissingDependencyError
-from herd.quant.quantize import WRITTEN, quantize, quantize_calibrated, quantize_fp8
+from herd.quant.quantize import CALIBRATED, WRITTEN, quantize, quantize_calibrated, quantize_fp8
 from herd.weights.checkpoint import Checkpoint, Tensor
 from herd.weights.convert import convert
 
@@ -139,11 +139,12 @@ def write(
     steps: Steps = lambda *_: None,
 ) -> None:
     """Quantize to a .gguf file, or for FP8 to a Hugging Face folder; `calibration` is a text, `tuned` trains scales on it."""
-    fp8 = ALIASES.get(fmt, fmt) == "F8_E4M3"
+    fmt = ALIASES.get(fmt, fmt)
+    fp8 = fmt == "F8_E4M3"
     if fp8 == (out.suffix == ".gguf"):
         raise ConfigError(f"{out}: F8_E4M3 is written as a Hugging Face folder, the other formats as a .gguf file")
-    if fp8 and calibration is not None:
-        raise ConfigError("--calibrate is for the block formats; FP8's scales come from the weights alone")
+    if calibration is not None and fmt not in CALIBRATED:
+        raise ConfigError(f"--calibrate works with {', '.join(CALIBRATED)}, not {fmt}")
     if tuned and calibration is None:
         raise ConfigError("--tune learns from a text; give one with --calibrate FILE")
     if calibration is None:

@@ -17,6 +17,8 @@ from herd.quant.k_quants import quantize_k
 Floats = NDArray[np.float32]
 Bytes = NDArray[np.uint8]
 
+CALIBRATED = ("Q4_0", "Q4_1", "Q8_0")
+"""Formats that `quantize_calibrated` writes."""
 _E4M3_MAX = 448.0
 FP8_SCALE_BOUND = 1200.0
 """Upper bound of the values that a row's scale is made from (Meta's 405B, arXiv 2407.21783 section 6.2)."""
@@ -133,8 +135,8 @@ def quantize_calibrated(values: Floats, name: str, moments: Floats) -> Bytes:
     `moments` is the sum of x x^T over inputs x [columns, columns], or only its diagonal [columns]. Scales are searched
     for, weighted by the moments; with the full matrix each column's rounding error is spread over the later ones.
     """
-    if name not in ("Q4_0", "Q4_1", "Q8_0"):
-        raise ConfigError(f"--calibrate works with Q4_0, Q4_1 and Q8_0, not {name}")
+    if name not in CALIBRATED:
+        raise ConfigError(f"--calibrate works with {', '.join(CALIBRATED)}, not {name}")
     rows, columns = values.shape
     w = values.astype(np.float32).copy()
     if moments.ndim == 1:

@@ -57,6 +57,7 @@ def test_the_first_token_waits_for_no_heavy_library(smollm):
     [
         (("bench", "--isa", "sse9"), "sse9"),
         (("quantize", "smollm2-135m", "o.gguf", "--format", "Q4_0", "--tune"), "--calibrate"),
+        (("quantize", "smollm2-135m", "o.gguf", "--format", "Q4_K_M", "--calibrate", __file__), "Q4_K_M"),
         (("chat", "/nowhere.gguf"), "not here"),
         (("chat", "--temperature", "-3"), "temperature"),
         (("chat", "--temperature", "hot"), "temperature"),

@@ -136,7 +136,7 @@ def test_what_cannot_be_quantized_is_one_clear_line(tmp_path):
             write(source, tmp_path / out, fmt)
     with pytest.raises(ConfigError, match="--calibrate"):
         write(source, tmp_path / "a.gguf", "Q4_0", tuned=True)
-    with pytest.raises(ConfigError, match="Q4_0, Q4_1 and Q8_0"):
+    with pytest.raises(ConfigError, match="Q4_0, Q4_1, Q8_0"):
         write(source, tmp_path / "a.gguf", "Q4_K_M", "abc " * 200, tuned=True)
     odd = random_checkpoint(dataclasses.replace(CONFIG, ffn_dim=100))
     with pytest.raises(ConfigError, match="multiple of 32"):

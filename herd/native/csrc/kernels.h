@@ -16,14 +16,14 @@ enum class Packed : int {
   F32, F16, BF16,
   I4,   // 4 bits minus 8, groups of 32                    Q4_0
   I4M,  // 4 bits and a minimum, groups of 32              Q4_1, Q4_K
-  I5,   // 5 bits minus 16 in a byte, groups of 32         Q5_0
-  I5M,  // 5 bits and a minimum in a byte, groups of 32    Q5_1, Q5_K
-  I6,   // 6 bits minus 32 in a byte, groups of 16         Q6_K
+  I5,   // 5 bits minus 16, groups of 32                   Q5_0
+  I5M,  // 5 bits and a minimum, groups of 32              Q5_1, Q5_K
+  I6,   // 6 bits minus 32, groups of 16                   Q6_K
   I8,   // 8 bits, groups of 32                            Q8_0
 };
 
 // A matrix in tiles of 16 rows. Integer tiles hold, group after group, the weights (4 columns of 16 rows in 64 bytes;
-// 4-bit ones two such in 64 bytes) and then 16 scales and perhaps 16 minima as halves. Float tiles hold column after
+// fewer than 8 bits as Layout in pack.h says) and then 16 scales and perhaps 16 minima as halves. Float tiles hold column after
 // column of 16 weights. `row_scale` is null or multiplies each row.
 struct Matrix {
   Packed kind = Packed::F32;
