@@ -187,6 +187,8 @@ def _bodies(count: int):
                 body[chance.choice([*good, "model", "timeout", "priority", "regex", "grammar", "prompt", "input"])] = (
                     chance.choice(odd)
                 )
+            if body["max_tokens"] is None:  # no limit is no nonsense, and may take the whole context
+                body["max_tokens"] = 1
             data = json.dumps(body).encode()
         else:
             data = bytearray(json.dumps({"messages": good["messages"], "max_tokens": 1}).encode())

@@ -40,7 +40,7 @@ struct alignas(64) ActBlock {
   float sum32, sum16[2];  // of the numbers times the scale
   int32_t factor, seed;  // what Dots multiplies by and begins with
 };
-constexpr int ACT_SCALES = 16383;  // 14 bits: 32 * 15 * 127 * 16,383 fits in 32
+constexpr int ACT_SCALES = 16383;  // 14 bits: sums of six-bit weights times it, 16 * 63 * 127 * 16,383, fit in 32
 
 // Rows of activations: floats, and for integer kernels blocks of bytes.
 struct Activations {
