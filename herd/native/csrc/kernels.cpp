@@ -16,6 +16,13 @@ HERD_INLINE Quad with_high(Quad low, Quad high, int q) {
   return Layout<K>::HIGH_BITS ? both(low, bits(high, q * MORE - 4, (1 << (4 + MORE)) - 16)) : low;
 }
 
+// Fetch what comes soon into the second-level cache; floats are left to the hardware.
+template <class T>
+HERD_INLINE void fetch(const T* p, int numbers) {
+  if constexpr (sizeof(T) < sizeof(float))
+    for (int at = 0; at < numbers; at += int(64 / sizeof(T))) __builtin_prefetch(p + at, 0, 2);
+}
+
 // ROWS activation rows times one tile of integer weights. Weights of a group are unpacked once for all rows; the sums of
 // a group are exact integers, so the result does not depend on ROWS.
 template <Packed K, int ROWS>
@@ -37,8 +44,7 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
       for (auto& sum : some) sum = part_set(0.0f);
     const uint8_t* group = tile;
     for (int g = 0; g < groups; g++, group += L::GROUP_BYTES) {
-      if (ahead && part == 0)
-        for (int line = 0; line < L::GROUP_BYTES; line += 64) __builtin_prefetch(group + line + ahead, 0, 2);
+      if (ahead && part == 0) fetch(group + ahead, L::GROUP_BYTES);
       const int block = g * L::COLUMNS / ACT_BLOCK, within = g * L::COLUMNS % ACT_BLOCK;
 #pragma GCC unroll 2
       for (int p = 0; p < TOGETHER; p++) {
@@ -269,13 +275,7 @@ constexpr int at_once() {
 }
 
 // Keys are read once and values once, so that what comes next is fetched meanwhile: the values of a piece while its scores
-// are computed, the next piece's keys while its values are mixed.
-template <class T>
-HERD_INLINE void fetch(const T* p, int numbers) {
-  if constexpr (sizeof(T) < sizeof(float))
-    for (int at = 0; at < numbers; at += int(64 / sizeof(T))) __builtin_prefetch(p + at, 0, 2);
-}
-
+// are computed, the next piece's keys while its values are mixed. Where they were widened to floats they are in the cache.
 template <int ROWS, int BLOCKS, class T, bool SCALED>
 HERD_INLINE void scores(const float* const* query, const Slots<T, SCALED>& slots, int first, int head_dim, float scale, float* out) {
   constexpr int LINE = sizeof(T) < 4 ? int(64 / sizeof(T)) / BLOCK : 1;  // divides head_dim
