@@ -34,7 +34,7 @@ void integer_tile(const Matrix& w, const uint8_t* tile, const Activations& x, in
   // A weight is scale * (number - OFFSET) + minimum: what does not depend on the number is a minimum too, unless Dots sees to it.
   constexpr float BELOW = -float(D::BELOW);
   const ActBlock* rows[ROWS];
-  for (int r = 0; r < ROWS; r++) rows[r] = x.blocks + size_t(first + r) * size_t(x.columns / ACT_BLOCK);
+  for (int r = 0; r < ROWS; r++) rows[r] = x.blocks + size_t(first + r) * size_t(x.block_stride);
   // One row waits for memory all the time. Of several blocks of rows the first fetches the next tile meanwhile.
   const size_t ahead = ROWS == 1 ? 8192 : first == 0 ? w.tile_bytes : 0;
   const int groups = w.columns / L::COLUMNS;
@@ -168,7 +168,7 @@ void tile(const Matrix& w, int index, const Activations& x, int first, int last,
 void quantize(const Activations& x, int row) {
   const float* from = x.values + size_t(row) * size_t(x.columns);
   const int count = x.columns / ACT_BLOCK;
-  ActBlock* blocks = x.blocks + size_t(row) * size_t(count);
+  ActBlock* blocks = x.blocks + size_t(row) * size_t(x.block_stride);
   float largest_of_all = 0;
   for (int b = 0; b < count; b++) {
     float most = largest(max(abs(load(from + b * ACT_BLOCK)), abs(load(from + b * ACT_BLOCK + 16))));

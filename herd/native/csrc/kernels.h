@@ -45,10 +45,15 @@ constexpr int ACT_SCALES = 16383;  // 14 bits: sums of six-bit weights times it,
 // Rows of activations: floats, and for integer kernels blocks of bytes.
 struct Activations {
   float* values = nullptr;     // [rows][columns]
-  ActBlock* blocks = nullptr;  // [rows][columns / 32]
+  ActBlock* blocks = nullptr;  // [rows][block_stride]
   float* unit = nullptr;       // [rows]
   int columns = 0;
+  int block_stride = 0;        // see act_stride
 };
+
+// Blocks from row to row: an odd number of cache lines. With a power of two of them, the rows that a tile multiplies together
+// would share one set of the first-level cache and drive each other out.
+inline int act_stride(int columns) { return columns / ACT_BLOCK | 1; }
 
 // One piece of attention: `queries` vectors that share a key-value head, query i seeing positions up to last[i].
 struct Piece {

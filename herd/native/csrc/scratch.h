@@ -19,11 +19,11 @@ struct Decoder::Scratch {
   int turn = 0;  // how many pieces of shared work this thread has been through in the step
 
   Activations fit(int rows, int columns) {
-    size_t n = size_t(rows) * size_t(columns);
+    size_t n = size_t(rows) * size_t(columns), lines = size_t(rows) * size_t(act_stride(columns));
     if (values.size() < n) values.resize(n);
-    if (blocks.size() < n / ACT_BLOCK) blocks.resize(n / ACT_BLOCK);
+    if (blocks.size() < lines) blocks.resize(lines);
     if (unit.size() < size_t(rows)) unit.resize(size_t(rows));
-    return {values.data(), blocks.data(), unit.data(), columns};
+    return {values.data(), blocks.data(), unit.data(), columns, act_stride(columns)};
   }
 };
 
