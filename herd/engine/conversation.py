@@ -6,13 +6,13 @@ from pathlib import Path
 
 import msgspec
 
+from herd.atomic import atomic_file
 from herd.engine.engine import Engine
 from herd.engine.request import Request, SamplingParams, Usage
 from herd.errors import FormatError, RequestError
 from herd.text.chat import ChatFormat
 from herd.text.messages import Message, Tool, ToolCall
 from herd.text.tool_calls import ReplyParser
-from herd.weights.files import atomic_file
 
 _ROOM = 256  # tokens kept free for a reply when old turns are dropped
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import msgspec
 
+from herd.atomic import atomic_file
 from herd.errors import ConfigError
-from herd.weights.files import atomic_file
 
 _PREFIX = "herd-"
 

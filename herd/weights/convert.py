@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
+from herd.atomic import atomic_file, atomic_folder
 from herd.errors import ConfigError, FormatError
 from herd.quant.dequantize import f32_to_bf16
 from herd.quant.formats import FORMATS, number_format
 from herd.weights.checkpoint import Checkpoint, Tensor
-from herd.weights.files import atomic_file, atomic_folder
 from herd.weights.gguf import write_gguf
 from herd.weights.hf import write_hf
 from herd.weights.meta import write_meta

@@ -14,9 +14,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from herd.atomic import atomic_file
 from herd.errors import ConfigError, DownloadError, first_line
 from herd.weights.download import Progress, fetch
-from herd.weights.files import atomic_file
 from herd.weights.local import WHEELS, folder_name
 
 # Folders on Meta's server, as the llama-models package names them.
