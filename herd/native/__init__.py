@@ -50,8 +50,9 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
         frequencies = array("f", map(truediv, frequencies, factors))
     try:
         decoder = _native.Decoder(
-            config.layers, config.dim, config.ffn_dim, config.heads, config.kv_heads, config.head_dim, config.vocab,
-            config.norm_eps, frequencies, threads, blocks, isa, kv_cache == "int8",
+            layers=config.layers, dim=config.dim, ffn_dim=config.ffn_dim, heads=config.heads, kv_heads=config.kv_heads,
+            head_dim=config.head_dim, vocab=config.vocab, norm_eps=config.norm_eps, frequencies=frequencies,
+            threads=threads, blocks=blocks, isa=isa, int8_cache=kv_cache == "int8",
         )  # fmt: skip
         for name, tensor in _with_output(checkpoint):
             _add(decoder, name, tensor)

@@ -51,28 +51,25 @@ std::vector<int> generate(Decoder& decoder, int sequences, int prompt) {
   int start = 0;
   for (int n = 0; n < 4; n++) {
     std::vector<StepRow> rows;
-    int32_t target = 3;
     for (int s = 0; s < sequences; s++) {
       StepRow row{};
-      row.tokens = tokens[size_t(s)].data() + start;
-      row.count = int(tokens[size_t(s)].size()) - start;
+      row.tokens.assign(tokens[size_t(s)].begin() + start, tokens[size_t(s)].end());
       row.start = start;
-      row.table = tables[size_t(s)].data();
-      row.sample = true;
-      row.spec.temperature = s % 2 ? 0.8f : 0.0f;
-      row.spec.top_p = 0.9f;
-      row.spec.seed = uint64_t(s);
-      row.spec.position = n;
+      row.blocks = tables[size_t(s)];
+      Sampling& sampling = row.sampling.emplace();
+      sampling.params.temperature = s % 2 ? 0.8f : 0.0f;
+      sampling.params.top_p = 0.9f;
+      sampling.seed = uint64_t(s);
+      sampling.position = n;
       row.top = 3;
-      row.targets = &target;
-      row.target_count = 1;
+      row.targets = {3};
       rows.push_back(row);
     }
     auto results = decoder.step(rows);
     start = int(tokens[0].size());
     for (int s = 0; s < sequences; s++) {
-      tokens[size_t(s)].push_back(results[size_t(s)].token);
-      out.push_back(results[size_t(s)].token);
+      tokens[size_t(s)].push_back(*results[size_t(s)].token);
+      out.push_back(*results[size_t(s)].token);
     }
   }
   return out;

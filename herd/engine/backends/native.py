@@ -1,13 +1,16 @@
 """The native backend: the C++ decoder on the CPU. A step is one call, sampling included."""
 
 import os
-from array import array
+from typing import TYPE_CHECKING
 
 from herd import native
 from herd.engine.backend import Row, RowResult, StepPlan
 from herd.engine.request import TokenLogprob
 from herd.errors import ConfigError
 from herd.weights.checkpoint import Checkpoint
+
+if TYPE_CHECKING:
+    from herd.native._native import StepResult
 
 CACHES = {"f16": 2.0, "int8": 1.0}
 """Number formats of the key-value cache, and bytes of an element (int8 has 4 more bytes a vector, its scale)."""
@@ -44,36 +47,18 @@ class NativeBackend:
 
     def step(self, plan: StepPlan) -> list[RowResult]:
         """Compute a plan."""
-        found = self._decoder.step([_row(row) for row in plan.rows])
-        results = []
-        for row, (token, chosen, scores) in zip(plan.rows, found, strict=True):
-            result = RowResult()
-            if row.sampling is not None:
-                result.token = token
-                if chosen is not None:
-                    result.logprob = TokenLogprob(token, *chosen)
-            if row.targets is not None:
-                result.scores = [TokenLogprob(t, *score) for t, score in zip(row.targets, scores, strict=True)]
-            results.append(result)
-        return results
+        return [_result(row, found) for row, found in zip(plan.rows, self._decoder.step(plan.rows), strict=True)]
 
     def close(self) -> None:
         """Free weights, cache and threads."""
         self.__dict__.pop("_decoder", None)
 
 
-def _row(row: Row) -> tuple[object, ...]:
-    """A row as the binding takes it."""
-    sampling = None
-    if row.sampling is not None:
-        s, p = row.sampling, row.sampling.params
-        history = array("i", s.history) if len(s.history) else None
-        biased = array("i", p.logit_bias.keys()) if p.logit_bias else None
-        values = array("f", p.logit_bias.values()) if p.logit_bias else None
-        top = -1 if p.logprobs is None else p.logprobs
-        sampling = (
-            p.temperature, p.top_p, p.min_p, p.top_k, p.repetition_penalty, p.presence_penalty, p.frequency_penalty,
-            s.seed & (2**64 - 1), s.position, top, history, s.prompt_length, biased, values, s.mask,
-        )  # fmt: skip
-    targets = None if row.targets is None else array("i", row.targets)
-    return array("i", row.tokens), row.start, array("i", row.blocks), sampling, targets, row.target_top
+def _result(row: Row, found: "StepResult") -> RowResult:
+    result = RowResult(found.token)
+    if found.token is not None and found.chosen is not None:
+        result.logprob = TokenLogprob(found.token, found.chosen.logprob, found.chosen.top)
+    if row.targets is not None:
+        scored = zip(row.targets, found.scores, strict=True)
+        result.scores = [TokenLogprob(target, score.logprob, score.top) for target, score in scored]
+    return result

@@ -1,8 +1,9 @@
-// The thin layer between Python and the decoder: arrays in, results out, the GIL released while it computes.
+// The thin layer between Python and the decoder: rows in by the names of their fields, results out, the GIL released while
+// it computes.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/string.h>
-#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/vector.h>
 
 #include "decoder.h"
@@ -10,101 +11,100 @@
 
 namespace nb = nanobind;
 using namespace herd;
+using namespace nb::literals;
 
 template <class T>
 using Array = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
 namespace {
 
-nb::object scored(const Score& score) {
-  nb::list top;
-  for (size_t i = 0; i < score.tokens.size(); i++) top.append(nb::make_tuple(score.tokens[i], score.logprobs[i]));
-  return nb::make_tuple(score.logprob, nb::tuple(top));
+// Field `name` of a Python object. Rows are read by the names of their fields, so that nothing is matched by its place.
+template <class T>
+T field(nb::handle owner, const char* name) {
+  nb::object value = owner.attr(name);
+  T out;
+  if (!nb::try_cast<T>(value, out)) throw nb::type_error((std::string(name) + " has a wrong type or a number out of range").c_str());
+  return out;
 }
 
-// rows: a list of tuples as herd/native/__init__.py makes them.
-nb::list step(Decoder& decoder, nb::list rows) {
-  std::vector<StepRow> plan;
-  std::vector<Array<int32_t>> ints;  // keeps the arrays alive
-  std::vector<Array<float>> floats;
-  std::vector<Array<uint32_t>> masks;
-  std::vector<std::pair<size_t, nb::object>> late;  // rows with a function that gives their mask, perhaps after a wait
-  auto take = [&](nb::handle h) { return ints.emplace_back(nb::cast<Array<int32_t>>(h)); };
-  for (nb::handle item : rows) {
-    nb::tuple t = nb::cast<nb::tuple>(item);
-    StepRow row{};
-    auto tokens = take(t[0]);
-    auto table = take(t[2]);
-    row.tokens = tokens.data();
-    row.count = int(tokens.size());
-    row.start = nb::cast<int>(t[1]);
-    row.table = table.data();
-    if (row.count + row.start > int(table.size()) * BLOCK) throw nb::value_error("a row's blocks do not hold its tokens");
-    if (!t[3].is_none()) {
-      nb::tuple p = nb::cast<nb::tuple>(t[3]);
-      row.sample = true;
-      SampleSpec& s = row.spec;
-      s.temperature = nb::cast<float>(p[0]);
-      s.top_p = nb::cast<float>(p[1]);
-      s.min_p = nb::cast<float>(p[2]);
-      s.top_k = nb::cast<int>(p[3]);
-      s.repetition = nb::cast<float>(p[4]);
-      s.presence = nb::cast<float>(p[5]);
-      s.frequency = nb::cast<float>(p[6]);
-      s.seed = nb::cast<uint64_t>(p[7]);
-      s.position = nb::cast<int64_t>(p[8]);
-      row.top = nb::cast<int>(p[9]);
-      if (!p[10].is_none()) {
-        auto history = take(p[10]);
-        s.history = history.data();
-        s.history_length = int64_t(history.size());
-        s.prompt_length = nb::cast<int64_t>(p[11]);
-      }
-      if (!p[12].is_none()) {
-        auto biased = take(p[12]);
-        auto values = floats.emplace_back(nb::cast<Array<float>>(p[13]));
-        s.bias_tokens = biased.data();
-        s.bias_values = values.data();
-        s.biases = int64_t(std::min(biased.size(), values.size()));
-      }
-      if (!p[14].is_none()) late.emplace_back(plan.size(), p[14]);
-    }
-    if (!t[4].is_none()) {
-      auto targets = take(t[4]);
-      row.targets = targets.data();
-      row.target_count = int(targets.size());
-      row.target_top = nb::cast<int>(t[5]);
-      if (row.target_count > row.count) throw nb::value_error("more targets than tokens");
-    }
-    plan.push_back(row);
+// None is `otherwise`.
+template <class T>
+T field_or(nb::handle owner, const char* name, T otherwise) {
+  return owner.attr(name).is_none() ? otherwise : field<T>(owner, name);
+}
+
+SamplingParams read_params(nb::handle params) {
+  SamplingParams out;
+  out.temperature = field<float>(params, "temperature");
+  out.top_p = field<float>(params, "top_p");
+  out.min_p = field<float>(params, "min_p");
+  out.top_k = field<int>(params, "top_k");
+  out.repetition_penalty = field<float>(params, "repetition_penalty");
+  out.presence_penalty = field<float>(params, "presence_penalty");
+  out.frequency_penalty = field<float>(params, "frequency_penalty");
+  for (auto [token, bias] : field<nb::dict>(params, "logit_bias")) out.logit_bias.emplace_back(nb::cast<int32_t>(token), nb::cast<float>(bias));
+  return out;
+}
+
+Sampling read_sampling(nb::handle sampling, const nb::object& params) {
+  Sampling out;
+  out.params = read_params(params);
+  out.seed = PyLong_AsUnsignedLongLongMask(field<nb::int_>(sampling, "seed").ptr());  // any 64 bits
+  out.position = field<int64_t>(sampling, "position");
+  out.history = field<std::vector<int32_t>>(sampling, "history");
+  out.prompt_length = field<size_t>(sampling, "prompt_length");
+  return out;
+}
+
+// herd.engine.backend.Row as the decoder has it; masks come later.
+StepRow read_row(nb::handle row) {
+  StepRow out;
+  out.tokens = field<std::vector<int32_t>>(row, "tokens");
+  out.start = field<int>(row, "start");
+  out.blocks = field<std::vector<int32_t>>(row, "blocks");
+  out.targets = field_or<std::vector<int32_t>>(row, "targets", {});
+  out.target_top = field<int>(row, "target_top");
+  if (nb::object sampling = row.attr("sampling"); !sampling.is_none()) {
+    nb::object params = sampling.attr("params");
+    out.sampling = read_sampling(sampling, params);
+    out.top = field_or(params, "logprobs", -1);
   }
-  std::vector<StepResult> results;
+  return out;
+}
+
+std::vector<StepResult> step(Decoder& decoder, nb::list rows) {
+  std::vector<StepRow> plan;
+  std::vector<std::pair<size_t, nb::object>> masks;  // rows with a function that gives their mask, perhaps after a wait
+  for (nb::handle row : rows) {
+    plan.push_back(read_row(row));
+    if (!plan.back().sampling) continue;
+    if (nb::object mask = row.attr("sampling").attr("mask"); !mask.is_none()) masks.emplace_back(plan.size() - 1, mask);
+  }
   std::exception_ptr failed;
   std::function<void()> fetch_masks = [&] {
     nb::gil_scoped_acquire acquire;
     try {
-      for (auto& [row, mask] : late) {
-        auto& words = masks.emplace_back(nb::cast<Array<uint32_t>>(mask()));
-        plan[row].spec.mask = words.data();
-        plan[row].spec.mask_words = int64_t(words.size());
+      for (auto& [row, mask] : masks) {
+        auto words = nb::cast<Array<uint32_t>>(mask());
+        plan[row].sampling->mask.emplace(words.data(), words.data() + words.size());
       }
     } catch (...) {
       failed = std::current_exception();  // the other threads wait at a barrier: tell the caller afterwards
     }
   };
+  std::vector<StepResult> results;
   {
     nb::gil_scoped_release release;
-    results = decoder.step(plan, late.empty() ? std::function<void()>() : fetch_masks);
+    results = decoder.step(plan, masks.empty() ? std::function<void()>() : fetch_masks);
   }
   if (failed) std::rethrow_exception(failed);
-  nb::list out;
-  for (size_t i = 0; i < results.size(); i++) {
-    const StepResult& r = results[i];
-    nb::list scores;
-    for (const Score& s : r.scores) scores.append(scored(s));
-    out.append(nb::make_tuple(r.token, plan[i].top >= 0 && r.token >= 0 ? scored(r.chosen) : nb::none(), scores));
-  }
-  return out;
+  return results;
+}
+
+nb::tuple top_of(const Score& score) {
+  nb::list top;
+  for (size_t i = 0; i < score.tokens.size(); i++) top.append(nb::make_tuple(score.tokens[i], score.logprobs[i]));
+  return nb::tuple(top);
 }
 
 }  // namespace
@@ -121,14 +121,20 @@ NB_MODULE(_native, m) {
       if (choose_kernels(name)) names.append(name);
     return names;
   });
+  nb::class_<Score>(m, "Score").def_ro("logprob", &Score::logprob).def_prop_ro("top", &top_of);
+  nb::class_<StepResult>(m, "StepResult")
+      .def_ro("token", &StepResult::token)
+      .def_ro("chosen", &StepResult::chosen)
+      .def_ro("scores", &StepResult::scores);
   nb::class_<Decoder>(m, "Decoder", nb::dynamic_attr())
       .def("__init__",
-           [](Decoder* self, int layers, int dim, int ffn, int heads, int kv_heads, int head_dim, int vocab, float eps,
-              Array<float> frequencies, int threads, int blocks, const std::string& isa, bool int8_cache) {
-             Shape shape{layers, dim, ffn, heads, kv_heads, head_dim, vocab, eps,
-                         std::vector<float>(frequencies.data(), frequencies.data() + frequencies.size())};
+           [](Decoder* self, int layers, int dim, int ffn_dim, int heads, int kv_heads, int head_dim, int vocab, float norm_eps,
+              std::vector<float> frequencies, int threads, int blocks, const std::string& isa, bool int8_cache) {
+             Shape shape{layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab, norm_eps, std::move(frequencies)};
              new (self) Decoder(std::move(shape), threads, blocks, isa.c_str(), int8_cache);
-           })
+           },
+           nb::kw_only(), "layers"_a, "dim"_a, "ffn_dim"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_eps"_a,
+           "frequencies"_a, "threads"_a, "blocks"_a, "isa"_a, "int8_cache"_a)
       .def("add",
            [](Decoder& self, const std::string& name, int format, int rows, int columns, Array<uint8_t> raw,
               nb::object scale) {
@@ -141,8 +147,8 @@ NB_MODULE(_native, m) {
              nb::gil_scoped_release release;
              self.add(name, format, rows, columns, raw.data(), raw.size(), scales.empty() ? nullptr : scales.data());
            },
-           nb::arg("name"), nb::arg("format"), nb::arg("rows"), nb::arg("columns"), nb::arg("raw"), nb::arg("scale").none())
+           "name"_a, "format"_a, "rows"_a, "columns"_a, "raw"_a, "scale"_a.none())
       .def("finish", &Decoder::finish)
-      .def("step", &step)
+      .def("step", &step, "rows"_a)
       .def_prop_ro("isa", &Decoder::isa);
 }

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -57,15 +58,15 @@ class Arena {
 
 // One sequence's part of a step.
 struct StepRow {
-  const int32_t* tokens;
-  int count;
-  int start;            // position of the first
-  const int32_t* table;  // cache blocks
-  bool sample;
-  SampleSpec spec;
-  int top = -1;         // alternatives to report beside the sampled token; -1 for no log-probability
-  const int32_t* targets = nullptr;
-  int target_count = 0, target_top = 0;
+  std::vector<int32_t> tokens;
+  int start = 0;                    // position of the first
+  std::vector<int32_t> blocks;      // of the cache, enough for all positions up to the last token's
+  std::optional<Sampling> sampling;  // how to choose a token after the last; none to compute only
+  int top = -1;                     // alternatives to report beside the sampled token; -1 for no log-probability
+  std::vector<int32_t> targets;     // next tokens to score, no more than tokens
+  int target_top = 0;               // alternatives to report beside each score
+
+  int count() const { return int(tokens.size()); }
 };
 
 struct Score {
@@ -75,8 +76,8 @@ struct Score {
 };
 
 struct StepResult {
-  int token = -1;
-  Score chosen;
+  std::optional<int> token;  // the chosen one, where a row samples
+  std::optional<Score> chosen;
   std::vector<Score> scores;
 };
 
@@ -88,7 +89,8 @@ class Decoder {
   void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale);
   void finish();  // check that every tensor is there
   // `before_choosing`, if there is one, is called on the caller's thread once all layers are computed: what choosing needs
-  // and layers do not, masks of allowed tokens, may be made meanwhile and put into the rows then.
+  // and layers do not, masks of allowed tokens, may be made meanwhile and put into the rows then. std::invalid_argument for
+  // rows that make no sense.
   std::vector<StepResult> step(const std::vector<StepRow>& rows, const std::function<void()>& before_choosing = {});
   const char* isa() const { return k_->name; }
 
@@ -107,6 +109,7 @@ class Decoder {
   struct Scratch;
 
   Weights* place(const std::string& name, std::vector<float>*& norm);
+  void check(const StepRow& row) const;
   void prepare(const std::vector<StepRow>& rows);
   void forward(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void layer(int thread, int index, const std::vector<StepRow>& rows);

@@ -30,7 +30,7 @@ constexpr size_t AHEAD = 64 << 10;  // bytes that a thread fetches while it wait
 void Decoder::prepare(const std::vector<StepRow>& rows) {
   const Shape& s = shape_;
   total_ = 0;
-  for (auto& row : rows) total_ += row.count;
+  for (auto& row : rows) total_ += row.count();
   size_t t = size_t(total_);
   x_.resize(t * size_t(padded(s.dim)));
   q_.resize(t * size_t(s.heads * s.head_dim));
@@ -48,25 +48,25 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   size_t partial = 0;
   for (size_t r = 0; r < rows.size(); r++) {
     const StepRow& row = rows[r];
-    for (int i = 0; i < row.count; i++) {
+    for (int i = 0; i < row.count(); i++) {
       position_[size_t(at + i)] = row.start + i;
       row_of_[size_t(at + i)] = int(r);
-      block_[size_t(at + i)] = row.table[(row.start + i) / BLOCK];
+      block_[size_t(at + i)] = row.blocks[size_t((row.start + i) / BLOCK)];
     }
-    if (row.count == 1) {
+    if (row.count() == 1) {
       int splits = row.start / SPLIT + 1;
       partial_at_[size_t(at)] = partial;
       partial += size_t(splits) * size_t(s.heads) * size_t(s.head_dim + 2);
       for (int split = 0; split < splits; split++)
         for (int head = 0; head < s.kv_heads; head++) tasks_.push_back({int(r), at, 1, head, split});
     } else {
-      for (int i = (row.count - 1) / chunk * chunk; i >= 0; i -= chunk)  // the longest first
+      for (int i = (row.count() - 1) / chunk * chunk; i >= 0; i -= chunk)  // the longest first
         for (int head = 0; head < s.kv_heads; head++)
-          tasks_.push_back({int(r), at + i, std::min(chunk, row.count - i), head, -1});
+          tasks_.push_back({int(r), at + i, std::min(chunk, row.count() - i), head, -1});
     }
-    for (int i = 0; i < row.target_count; i++) wanted_.push_back({at + i, int(r), i});
-    if (row.sample) wanted_.push_back({at + row.count - 1, int(r), -1});
-    at += row.count;
+    for (int i = 0; i < int(row.targets.size()); i++) wanted_.push_back({at + i, int(r), i});
+    if (row.sampling) wanted_.push_back({at + row.count() - 1, int(r), -1});
+    at += row.count();
   }
   partial_.resize(partial);
   logits_.resize(size_t(std::min<size_t>(wanted_.size(), HEAD_ROWS)) * size_t(padded(s.vocab)));
@@ -142,7 +142,7 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
   int half = s.head_dim / 2;
   share(thread, total_, [&](int t) {
     const StepRow& row = rows[size_t(row_of_[size_t(t)])];
-    size_t token = size_t(row.tokens[position_[size_t(t)] - row.start]);
+    size_t token = size_t(row.tokens[size_t(position_[size_t(t)] - row.start)]);
     float* x = x_.data() + size_t(t) * stride;
     k_->unpack_row(embedding_format_, embedding_raw_ + token * embedding_row_bytes_, s.dim, x);
     if (!embedding_scale_.empty())
@@ -287,7 +287,7 @@ void Decoder::attend(int thread, const Task& task, const std::vector<StepRow>& r
       own.last[size_t(t * group + g)] = position_[token];
     }
   own.weights.resize(scratch_floats(count, dim));
-  Piece piece{own.query.data(), own.last.data(), count, dim, 0, 0, rows[size_t(task.row)].table,
+  Piece piece{own.query.data(), own.last.data(), count, dim, 0, 0, rows[size_t(task.row)].blocks.data(),
               cache + size_t(task.head) * head_bytes(dim, int8_cache_), block_bytes_, group_bytes_, int8_cache_, 1.0f / std::sqrt(float(dim)), nullptr,
               own.weights.data()};
   int length = own.last.back() + 1;
@@ -297,7 +297,7 @@ void Decoder::attend(int thread, const Task& task, const std::vector<StepRow>& r
     if (const Task* next = &task + 1; next < tasks_.data() + tasks_.size() && next->split >= 0) {
       int first = next->split * SPLIT, end = std::min(first + SPLIT, position_[size_t(next->first_token)] + 1);
       piece.next = cache + size_t(next->head) * head_bytes(dim, int8_cache_);
-      piece.next_table = rows[size_t(next->row)].table + first / BLOCK;
+      piece.next_table = rows[size_t(next->row)].blocks.data() + first / BLOCK;
       piece.next_blocks = (end - first + BLOCK - 1) / BLOCK;
     }
     size_t at = size_t(task.split * s.heads + task.head * group) * size_t(stride);
@@ -373,26 +373,36 @@ void Decoder::report(const StepRow& row, int target, const float* logits, StepRe
     return out;
   };
   if (target >= 0) {
-    result.scores[size_t(target)] = score(row.targets[target], row.target_top);
+    result.scores[size_t(target)] = score(row.targets[size_t(target)], row.target_top);
     return;
   }
-  result.token = choose(*k_, logits, shape_.vocab, row.spec, scratch.work);
-  if (row.top >= 0) result.chosen = score(result.token, row.top);
+  result.token = choose(*k_, logits, shape_.vocab, *row.sampling, scratch.work);
+  if (row.top >= 0) result.chosen = score(*result.token, row.top);
+}
+
+void Decoder::check(const StepRow& row) const {
+  auto within = [](const std::vector<int32_t>& numbers, int end, const char* otherwise) {
+    for (int32_t n : numbers)
+      if (n < 0 || n >= end) throw std::invalid_argument(otherwise);
+  };
+  if (row.tokens.empty() || row.start < 0) throw std::invalid_argument("a row without tokens");
+  if (row.tokens.size() + size_t(row.start) > row.blocks.size() * BLOCK) throw std::invalid_argument("a row's blocks do not hold its tokens");
+  if (row.targets.size() > row.tokens.size()) throw std::invalid_argument("more targets than tokens");
+  within(row.tokens, shape_.vocab, "a token outside the vocabulary");
+  within(row.targets, shape_.vocab, "a target outside the vocabulary");
+  within(row.blocks, blocks_, "a block outside the cache");
+  if (!row.sampling) return;
+  within(row.sampling->history, shape_.vocab, "a token of the history outside the vocabulary");
+  for (auto& [token, bias] : row.sampling->params.logit_bias)
+    if (token < 0 || token >= shape_.vocab) throw std::invalid_argument("a bias for a token outside the vocabulary");
 }
 
 std::vector<StepResult> Decoder::step(const std::vector<StepRow>& rows, const std::function<void()>& before_choosing) {
-  const Shape& s = shape_;
-  for (auto& row : rows) {
-    if (row.count <= 0 || row.start < 0) throw std::invalid_argument("a row without tokens");
-    for (int i = 0; i < row.count; i++)
-      if (row.tokens[i] < 0 || row.tokens[i] >= s.vocab) throw std::invalid_argument("a token outside the vocabulary");
-    for (int i = 0; i <= (row.start + row.count - 1) / BLOCK; i++)
-      if (row.table[i] < 0 || row.table[i] >= blocks_) throw std::invalid_argument("a block outside the cache");
-  }
+  for (auto& row : rows) check(row);
   prepare(rows);
   before_choosing_ = &before_choosing;
   std::vector<StepResult> results(rows.size());
-  for (size_t r = 0; r < rows.size(); r++) results[r].scores.resize(size_t(rows[r].target_count));
+  for (size_t r = 0; r < rows.size(); r++) results[r].scores.resize(rows[r].targets.size());
   pool_->run([&](int thread) { forward(thread, rows, results); });
   return results;
 }

@@ -15,30 +15,33 @@ uint64_t mix64(uint64_t v) {  // SplitMix64's finalizer
   return v ^ (v >> 31);
 }
 
-bool plain(const SampleSpec& s) {
-  return !s.biases && !s.mask && (s.repetition == 1.0f || !s.history_length) && s.presence == 0 && s.frequency == 0;
+bool plain(const Sampling& s) {
+  const SamplingParams& p = s.params;
+  bool repeats = p.repetition_penalty != 1.0f && !s.history.empty();
+  return p.logit_bias.empty() && !s.mask && !repeats && p.presence_penalty == 0 && p.frequency_penalty == 0;
 }
 
 // Bias, mask and penalties, in place.
-void adjust(float* scores, int vocab, const SampleSpec& s) {
-  for (int64_t i = 0; i < s.biases; i++) scores[s.bias_tokens[i]] += s.bias_values[i];
+void adjust(float* scores, int vocab, const Sampling& s) {
+  const SamplingParams& p = s.params;
+  for (auto& [token, bias] : p.logit_bias) scores[token] += bias;
   if (s.mask)
-    for (int t = 0; t < vocab; t++)
-      if (t / 32 >= s.mask_words || !(s.mask[t / 32] >> (t % 32) & 1)) scores[t] = -INFINITY;
+    for (size_t t = 0; t < size_t(vocab); t++)
+      if (t / 32 >= s.mask->size() || !((*s.mask)[t / 32] >> (t % 32) & 1)) scores[t] = -INFINITY;
   std::vector<int32_t> seen;
-  if (s.repetition != 1.0f && s.history_length) {
-    seen.assign(s.history, s.history + s.history_length);
+  if (p.repetition_penalty != 1.0f && !s.history.empty()) {
+    seen = s.history;
     std::sort(seen.begin(), seen.end());
     seen.erase(std::unique(seen.begin(), seen.end()), seen.end());
-    for (int32_t t : seen) scores[t] = scores[t] > 0 ? scores[t] / s.repetition : scores[t] * s.repetition;
+    for (int32_t t : seen) scores[t] = scores[t] > 0 ? scores[t] / p.repetition_penalty : scores[t] * p.repetition_penalty;
   }
-  if (s.presence != 0 || s.frequency != 0) {
-    seen.assign(s.history + s.prompt_length, s.history + s.history_length);
+  if ((p.presence_penalty != 0 || p.frequency_penalty != 0) && s.prompt_length < s.history.size()) {
+    seen.assign(s.history.begin() + std::ptrdiff_t(s.prompt_length), s.history.end());
     std::sort(seen.begin(), seen.end());
     for (size_t i = 0, j; i < seen.size(); i = j) {
       for (j = i; j < seen.size() && seen[j] == seen[i]; j++) {
       }
-      scores[seen[i]] -= s.presence + s.frequency * float(j - i);
+      scores[seen[i]] -= p.presence_penalty + p.frequency_penalty * float(j - i);
     }
   }
 }
@@ -58,7 +61,8 @@ double uniform(uint64_t seed, int64_t position) {
   return double(mix64(seed + uint64_t(position + 1) * 0x9E3779B97F4A7C15ull) >> 11) * 0x1p-53;
 }
 
-int choose(const Kernels& k, const float* logits, int vocab, const SampleSpec& s, std::vector<float>& work) {
+int choose(const Kernels& k, const float* logits, int vocab, const Sampling& s, std::vector<float>& work) {
+  const SamplingParams& p = s.params;
   const float* scores = logits;
   work.resize(size_t(vocab) * 2);
   if (!plain(s)) {
@@ -67,14 +71,14 @@ int choose(const Kernels& k, const float* logits, int vocab, const SampleSpec& s
     scores = work.data();
   }
   float most = k.largest(scores, vocab);
-  if (s.temperature == 0 || !(most > -FLT_MAX)) {
+  if (p.temperature == 0 || !(most > -FLT_MAX)) {
     const float* from = most > -FLT_MAX ? scores : logits;
     return int(std::max_element(from, from + vocab) - from);
   }
   float* weights = work.data() + vocab;
-  double total = k.exp_sum(scores, most, 1.0f / s.temperature, weights, vocab);
+  double total = k.exp_sum(scores, most, 1.0f / p.temperature, weights, vocab);
   double drawn = uniform(s.seed, s.position);
-  if (!s.top_k && s.top_p >= 1 && s.min_p <= 0) {
+  if (!p.top_k && p.top_p >= 1 && p.min_p <= 0) {
     double sum = 0, target = drawn * total;
     int last = 0;
     for (int t = 0; t < vocab; t++) {
@@ -86,27 +90,27 @@ int choose(const Kernels& k, const float* logits, int vocab, const SampleSpec& s
     return last;
   }
   // Tokens that all together weigh less than what top-p may leave out cannot be kept by it.
-  double floor = s.top_p < 1 && !s.top_k ? total * (1.0 - double(s.top_p)) / vocab : 0.0;
+  double floor = p.top_p < 1 && !p.top_k ? total * (1.0 - double(p.top_p)) / vocab : 0.0;
   std::vector<Candidate> kept;
   for (int t = 0; t < vocab; t++)
     if (scores[t] > -FLT_MAX && weights[t] >= floor) kept.push_back({weights[t], t});
-  if (s.top_k && size_t(s.top_k) < kept.size()) {
-    std::nth_element(kept.begin(), kept.begin() + s.top_k - 1, kept.end(), heavier);
-    kept.resize(size_t(s.top_k));
+  if (p.top_k && size_t(p.top_k) < kept.size()) {
+    std::nth_element(kept.begin(), kept.begin() + p.top_k - 1, kept.end(), heavier);
+    kept.resize(size_t(p.top_k));
     total = 0;
     for (auto& c : kept) total += c.weight;
   }
-  if (s.top_p < 1) {
+  if (p.top_p < 1) {
     std::sort(kept.begin(), kept.end(), heavier);
     double sum = 0;
     size_t count = 0;
-    while (count < kept.size() && sum < double(s.top_p) * total) sum += kept[count++].weight;
+    while (count < kept.size() && sum < double(p.top_p) * total) sum += kept[count++].weight;
     kept.resize(std::max<size_t>(count, 1));
   }
-  if (s.min_p > 0) {
+  if (p.min_p > 0) {
     float bound = 0;
     for (auto& c : kept) bound = std::max(bound, c.weight);
-    bound *= s.min_p;
+    bound *= p.min_p;
     kept.erase(std::remove_if(kept.begin(), kept.end(), [&](auto& c) { return c.weight < bound; }), kept.end());
   }
   std::sort(kept.begin(), kept.end(), [](auto& a, auto& b) { return a.token < b.token; });

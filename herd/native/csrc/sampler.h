@@ -2,31 +2,34 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
+#include <utility>
 #include <vector>
 
 #include "kernels.h"
 
 namespace herd {
 
-struct SampleSpec {
-  float temperature = 1, top_p = 1, min_p = 0, repetition = 1, presence = 0, frequency = 0;
+struct SamplingParams {
+  float temperature = 1, top_p = 1, min_p = 0, repetition_penalty = 1, presence_penalty = 0, frequency_penalty = 0;
   int top_k = 0;
+  std::vector<std::pair<int32_t, float>> logit_bias;
+};
+
+struct Sampling {
+  SamplingParams params;
   uint64_t seed = 0;
-  int64_t position = 0;
-  const int32_t* history = nullptr;  // prompt and reply
-  int64_t history_length = 0, prompt_length = 0;
-  const int32_t* bias_tokens = nullptr;
-  const float* bias_values = nullptr;
-  int64_t biases = 0;
-  const uint32_t* mask = nullptr;  // one bit a token; null allows all
-  int64_t mask_words = 0;
+  int64_t position = 0;          // in the reply
+  std::vector<int32_t> history;  // prompt and reply; empty where no penalty needs it
+  size_t prompt_length = 0;
+  std::optional<std::vector<uint32_t>> mask;  // one bit a token; none allows all
 };
 
 // A number in [0, 1) that depends on seed and position alone.
 double uniform(uint64_t seed, int64_t position);
 
 // The next token for logits [vocab]; `work` is scratch that is kept between calls.
-int choose(const Kernels& k, const float* logits, int vocab, const SampleSpec& spec, std::vector<float>& work);
+int choose(const Kernels& k, const float* logits, int vocab, const Sampling& sampling, std::vector<float>& work);
 
 // Natural log of the sum of e^logit, so that logit - this is a log-probability.
 double log_sum(const Kernels& k, const float* logits, int vocab);
