@@ -11,7 +11,7 @@ import sys
 from herd.cli.common import open_model
 from herd.engine.open import open_engine
 from herd.engine.request import Request, SamplingParams
-from herd.text.chat import chat_format
+from herd.text.chat_format import chat_format
 from herd.text.messages import Message
 from herd.weights.local import DEFAULT_MODEL
 

@@ -28,7 +28,13 @@ class DownloadError(HerdError):
 
 
 class RequestError(HerdError):
-    """A generation request cannot be served as it stands."""
+    """A generation request cannot be served as it stands. `param` names its wrong field, `code` the kind of mistake in
+    OpenAI's words, so that nobody reads meaning out of the message.
+    """
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(message)
+        self.param, self.code = param, code
 
 
 class QueueFullError(RequestError):

@@ -33,7 +33,7 @@ from herd.engine.conversation import Conversation
 from herd.engine.open import open_engine
 from herd.engine.request import SamplingParams
 from herd.errors import RequestError
-from herd.text.chat import chat_format
+from herd.text.chat_format import chat_format
 from herd.text.messages import Message
 from herd.weights.presets import preset_for
 
@@ -70,15 +70,8 @@ def command(
     preset = preset_for(checkpoint.config)
     params = read(
         SamplingParams,
-        None,
-        {
-            "temperature": preset.temperature if temperature is None else temperature,
-            "top_p": preset.top_p if top_p is None else top_p,
-            "repetition_penalty": preset.repetition_penalty,
-            "top_k": top_k,
-            "seed": seed,
-            "max_tokens": max_tokens,
-        },
+        flags={"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "max_tokens": max_tokens},
+        values=preset.params(),
     )
     params.check(checkpoint.config.vocab)
     spoken = preset.system if system is None else system

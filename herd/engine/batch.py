@@ -11,7 +11,7 @@ from herd import config as settings
 from herd.engine.engine import Engine
 from herd.engine.request import Event, Request, SamplingParams
 from herd.errors import ConfigError, RequestError
-from herd.text.chat import chat_format
+from herd.text.chat_format import chat_format
 from herd.text.messages import Message
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
@@ -35,10 +35,7 @@ class Prompter:
         self._format = None if raw else chat_format(self._tokenizer, checkpoint.chat_template)
         preset = preset_for(checkpoint.config)
         self._system = preset.system if system is None else system
-        self._defaults = {} if raw else {"temperature": preset.temperature, "top_p": preset.top_p}
-        given = settings.read(dict, config)
-        self._settings = {**self._defaults, **given, **{k: v for k, v in (flags or {}).items() if v is not None}}
-        self.params = settings.read(SamplingParams, None, self._settings)
+        self.params = settings.read(SamplingParams, config, flags, values={} if raw else preset.params())
 
     @staticmethod
     def read_prompt(file: Path) -> str:
@@ -73,7 +70,7 @@ class Prompter:
         if not isinstance(prompt, str) or not isinstance(system, str | None):
             raise ConfigError(f"{where}:{number}: expected an object with a string `prompt`")
         try:
-            params = settings.read(SamplingParams, None, {**self._settings, **values})
+            params = settings.read(SamplingParams, values={**msgspec.structs.asdict(self.params), **values})
         except ConfigError as error:
             raise ConfigError(f"{where}:{number}: {error}") from error
         return self.request(prompt, system=system, params=params, name=str(number))

@@ -10,7 +10,7 @@ from herd.atomic import atomic_file
 from herd.engine.engine import Engine
 from herd.engine.request import Request, SamplingParams, Usage
 from herd.errors import FormatError, RequestError
-from herd.text.chat import ChatFormat
+from herd.text.chat_format import ChatFormat
 from herd.text.messages import Message, Tool, ToolCall
 from herd.text.tool_calls import ReplyParser
 

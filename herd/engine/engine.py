@@ -177,19 +177,20 @@ class Engine:
         params.check(vocab)
         length = len(request.prompt)
         if not length:
-            raise RequestError("prompt is empty; expected at least one token")
+            raise RequestError("prompt is empty; expected at least one token", param="prompt")
         bad = next((t for t in request.prompt if not 0 <= t < vocab), None)
         if bad is not None:
-            raise RequestError(f"prompt has token {bad}; expected tokens from 0 to {vocab - 1}")
+            raise RequestError(f"prompt has token {bad}; expected tokens from 0 to {vocab - 1}", param="prompt")
         wanted = params.max_tokens if params.max_tokens is not None else 1
         if length + wanted > self.max_length:
             limit = "the model's context" if self.max_length == self.backend.config.context else "the cache"
             raise RequestError(
                 f"the prompt's {length:,} tokens and {wanted:,} to generate exceed {limit} of {self.max_length:,} tokens; "
-                "shorten the prompt or ask for fewer"
+                "shorten the prompt or ask for fewer",
+                code="context_length_exceeded",
             )
         if request.deadline is not None and request.deadline <= 0:
-            raise RequestError(f"deadline is {request.deadline}; expected seconds above 0")
+            raise RequestError(f"deadline is {request.deadline}; expected seconds above 0", param="timeout")
         seed = int.from_bytes(os.urandom(8), "little") >> 1 if params.seed is None else params.seed
         name = request.id or f"request-{os.urandom(8).hex()}"
         return [

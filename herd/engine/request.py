@@ -52,22 +52,23 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         for name, low, high in ranges:
             value = getattr(self, name)
             if not math.isfinite(value) or not low <= value <= high:
-                raise RequestError(f"{name} is {value}; expected a number from {low:g} to {high:g}")
+                raise RequestError(f"{name} is {value}; expected a number from {low:g} to {high:g}", param=name)
         if self.top_p == 0:
-            raise RequestError("top_p is 0; expected a number above 0 and up to 1")
+            raise RequestError("top_p is 0; expected a number above 0 and up to 1", param="top_p")
         if self.max_tokens is not None and self.max_tokens < 0:
-            raise RequestError(f"max_tokens is {self.max_tokens}; expected 0 or more")
+            raise RequestError(f"max_tokens is {self.max_tokens}; expected 0 or more", param="max_tokens")
         if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise RequestError(f"logprobs is {self.logprobs}; expected 0 to {MAX_LOGPROBS}")
+            raise RequestError(f"logprobs is {self.logprobs}; expected 0 to {MAX_LOGPROBS}", param="logprobs")
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
-            raise RequestError(f"seed is {self.seed}; expected a 64-bit number")
+            raise RequestError(f"seed is {self.seed}; expected a 64-bit number", param="seed")
         for token, bias in self.logit_bias.items():
             if not 0 <= token < vocab or not math.isfinite(bias):
                 raise RequestError(
-                    f"logit_bias for token {token} is {bias}; expected a token below {vocab}, a finite bias"
+                    f"logit_bias for token {token} is {bias}; expected a token below {vocab}, a finite bias",
+                    param="logit_bias",
                 )
         if any(not text for text in self.stop):
-            raise RequestError("stop has an empty string; expected text that ends the reply")
+            raise RequestError("stop has an empty string; expected text that ends the reply", param="stop")
 
 
 class Constraint(Protocol):

@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 
 from herd import __version__
 from herd.errors import HerdError
-from herd.serve.chat import Chat, conversation
+from herd.serve.chat_completions import Chat, conversation
 from herd.serve.completions import Completion
 from herd.serve.errors import RETRY_AFTER, ApiError, as_api_error, decode
 from herd.serve.gate import AccessLog, Gate, GateSettings

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from herd.engine.request import Event, Request, TokenLogprob, Usage
-from herd.serve.chat import add, constraint, usage
+from herd.serve.chat_completions import add, constraint, usage
 from herd.serve.errors import ApiError
 from herd.serve.model import Served, check_prompt, ensure_finished, generate, limits, sampling
 from herd.serve.schema import CompletionRequest

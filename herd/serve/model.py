@@ -15,7 +15,7 @@ from herd.engine.request import Constraint, Event, FinishReason, Request, Sampli
 from herd.errors import HerdError
 from herd.serve.errors import ApiError
 from herd.serve.metrics import Metrics
-from herd.text.chat import ChatFormat
+from herd.text.chat_format import ChatFormat
 from herd.text.messages import Message, Tool, ToolCall
 from herd.text.tool_calls import ReplyParser
 from herd.tools import BUILTIN, ToolBox
@@ -228,8 +228,7 @@ def sampling(served: Served, body: Any, **values: Any) -> SamplingParams:
     """Sampling parameters of a request; what it leaves open is the model's preset. ApiError names what is wrong."""
     stop = body.stop if getattr(body, "stop", None) is not None else []
     found: dict[str, Any] = {
-        "temperature": served.preset.temperature, "top_p": served.preset.top_p,
-        "repetition_penalty": served.preset.repetition_penalty, "stop": (stop,) if isinstance(stop, str) else tuple(stop),
+        **served.preset.params(), "stop": (stop,) if isinstance(stop, str) else tuple(stop),
     }  # fmt: skip
     for name in (
         "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed",

@@ -9,7 +9,7 @@ import msgspec
 
 from herd.engine.grammar import json_grammar
 from herd.engine.request import Usage
-from herd.serve.chat import add, conversation
+from herd.serve.chat_completions import add, conversation
 from herd.serve.errors import ApiError
 from herd.serve.model import Offer, Part, Served, ensure_finished, limits, reply, sampling
 from herd.serve.schema import (

@@ -14,6 +14,10 @@ class Preset(msgspec.Struct, frozen=True):
     repetition_penalty: float = 1.0
     note: str = ""
 
+    def params(self) -> dict[str, float]:
+        """Its sampling, by the names of SamplingParams."""
+        return {"temperature": self.temperature, "top_p": self.top_p, "repetition_penalty": self.repetition_penalty}
+
 
 # Meta's generation_config.json for the Llama 3 instruct models says temperature 0.6, top_p 0.9.
 _LLAMA = Preset()

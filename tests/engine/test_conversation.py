@@ -4,7 +4,7 @@ from herd.engine.conversation import MAX_STEPS, Conversation, ToolResult
 from herd.engine.grammar import Grammars, forced_calls
 from herd.engine.open import open_engine
 from herd.engine.request import SamplingParams
-from herd.text.chat import chat_format
+from herd.text.chat_format import chat_format
 from herd.text.messages import Tool, ToolCall
 
 ADD = Tool("add", "Add", {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False})  # fmt: skip

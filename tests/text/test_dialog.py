@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from herd.errors import FormatError, RequestError
 from herd.text.bpe import LLAMA3_SPECIAL
-from herd.text.chat import LlamaChat, chat_format
+from herd.text.chat_format import LlamaChat, chat_format
 from herd.text.dialog import Dialog, functions_text, system_text, tool_call_text
 from herd.text.messages import Message, Tool, ToolCall
 from herd.text.tokenizer import decode

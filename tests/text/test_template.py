@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.errors import FormatError, RequestError
-from herd.text.chat import chat_format
+from herd.text.chat_format import chat_format
 from herd.text.messages import Message, Tool
 from herd.text.template import ChatTemplate
 from herd.text.tokenizer import decode
