@@ -6,10 +6,9 @@ import numpy as np
 
 from herd.errors import NoTokenizerError
 from herd.family import ModelConfig
-from herd.quant.dequantize import f32_to_bf16
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Tokenizer
-from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 
 
 def byte_tokenizer() -> Tokenizer:
@@ -40,9 +39,6 @@ def random_checkpoint(config: ModelConfig, seed: int = 0, fmt: str = "F32", toke
     )
 
 
-def stored(values: np.ndarray, fmt: str = "F32") -> Tensor:
+def stored(values: np.ndarray, fmt: str = "F32") -> StoredTensor:
     """An array as a checkpoint's tensor."""
-    rows = values.shape[0] if values.ndim == 2 else 1
-    raw = f32_to_bf16(values) if fmt == "BF16" else np.ascontiguousarray(values, np.float32).view(np.uint8)
-    data = raw.reshape(rows, -1)
-    return Tensor(fmt, values.shape, lambda a, b: data[a:b])
+    return StoredTensor.of(values.astype(np.float32), fmt)

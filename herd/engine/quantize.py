@@ -13,7 +13,7 @@ from herd.engine.open import open_backend
 from herd.engine.perplexity import perplexity
 from herd.errors import ConfigError, MissingDependencyError
 from herd.quant.quantize import CALIBRATED, WRITTEN, quantize, quantize_calibrated, quantize_fp8
-from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 from herd.weights.convert import convert
 
 ALIASES = {"int8": "Q8_0", "int4": "Q4_0", "fp8": "F8_E4M3"}
@@ -45,7 +45,7 @@ def quantized(
     if fmt != "F8_E4M3" and fmt not in WRITTEN:
         raise ConfigError(f"--format {fmt}: expected one of {', '.join((*WRITTEN, *MIXTURES, 'F8_E4M3', *ALIASES))}")
     config = source.config
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for name, tensor in source.tensors.items():
         inside = name.startswith("layers.") and len(tensor.shape) == 2
         if fmt == "F8_E4M3":
@@ -76,15 +76,15 @@ def _matters(name: str, layers: int) -> bool:
     return chosen and name.endswith(("attention.wv.weight", "feed_forward.w2.weight"))
 
 
-def _blocks(tensor: Tensor, fmt: str, moments: NDArray[np.float32] | None) -> Tensor:
+def _blocks(tensor: StoredTensor, fmt: str, moments: NDArray[np.float32] | None) -> StoredTensor:
     def rows(first: int, last: int) -> NDArray[np.uint8]:
         values = tensor.float32(first, last)
         return quantize(values, fmt) if moments is None else quantize_calibrated(values, fmt, moments)
 
-    return tensor if tensor.format == fmt else Tensor(fmt, tensor.shape, rows)
+    return tensor if tensor.format == fmt else StoredTensor(fmt, tensor.shape, rows)
 
 
-def _fp8(tensor: Tensor) -> Tensor:
+def _fp8(tensor: StoredTensor) -> StoredTensor:
     def rows(first: int, last: int) -> NDArray[np.uint8]:
         return quantize_fp8(tensor.float32(first, last))[0]
 
@@ -93,7 +93,7 @@ def _fp8(tensor: Tensor) -> Tensor:
         parts = range(0, tensor.row_count, step)
         return np.concatenate([quantize_fp8(tensor.float32(a, min(a + step, tensor.row_count)))[1] for a in parts])
 
-    return Tensor("F8_E4M3", tensor.shape, rows, scale)
+    return StoredTensor("F8_E4M3", tensor.shape, rows, scale)
 
 
 def _calibration(source: Checkpoint, text: str) -> list[list[int]]:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from herd.errors import ConfigError
 from herd.family import ModelConfig, RopeScaling
-from herd.weights.checkpoint import Tensor as StoredTensor
+from herd.weights.checkpoint import StoredTensor
 
 Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
 """(layer, queries [.., heads, head_dim], keys and values [.., kv_heads, head_dim]) -> [.., heads, head_dim]."""

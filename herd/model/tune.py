@@ -16,8 +16,7 @@ from torch import Tensor, nn
 from herd.model.llama import Transformer, from_checkpoint
 from herd.quant.dequantize import dequantize
 from herd.quant.formats import number_format
-from herd.weights.checkpoint import Checkpoint
-from herd.weights.checkpoint import Tensor as StoredTensor
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 
 HALVES = {"Q4_0": 1, "Q8_0": 1, "Q4_1": 2}
 """Formats of calibrated rounding: their blocks of 32 start with a scale, or a scale and a minimum, in halves."""

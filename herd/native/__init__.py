@@ -10,7 +10,7 @@ from operator import truediv
 from herd.errors import ConfigError, FormatError
 from herd.native import _native
 from herd.quant.formats import number_format
-from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 from herd.weights.gguf import rope_factors
 
 BLOCK: int = _native.BLOCK
@@ -66,19 +66,19 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
     return decoder
 
 
-def _with_output(checkpoint: Checkpoint) -> Iterable[tuple[str, Tensor]]:
+def _with_output(checkpoint: Checkpoint) -> Iterable[tuple[str, StoredTensor]]:
     yield from checkpoint.tensors.items()
     if checkpoint.config.tied:
         yield "output.weight", checkpoint.tensors["tok_embeddings.weight"]
 
 
-def _as_bf16(tensor: Tensor) -> Tensor:
+def _as_bf16(tensor: StoredTensor) -> StoredTensor:
     from herd.quant.dequantize import f32_to_bf16
 
-    return Tensor("BF16", tensor.shape, lambda a, b: f32_to_bf16(tensor.float32(a, b)).reshape(b - a, -1))
+    return StoredTensor("BF16", tensor.shape, lambda a, b: f32_to_bf16(tensor.float32(a, b)).reshape(b - a, -1))
 
 
-def _add(decoder: _native.Decoder, name: str, tensor: Tensor) -> None:
+def _add(decoder: _native.Decoder, name: str, tensor: StoredTensor) -> None:
     rows, columns = tensor.row_count, tensor.shape[-1]
     if tensor.format not in _DIRECT:
         tensor = _as_bf16(tensor)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:  # numpy takes a tenth of a second, which a chat from a GGUF f
 
 
 @dataclass(frozen=True)
-class Tensor:
+class StoredTensor:
     """A matrix [rows, columns], or a vector as one row, in some number format.
 
     `rows(first, last)` gives the raw bytes of those rows, [last - first, bytes a row]; nothing is read before.
@@ -35,6 +35,30 @@ class Tensor:
     rows: "Callable[[int, int], Bytes]"
     scale: "Callable[[], NDArray[np.float32]] | None" = None
     view: memoryview | None = None
+
+    @staticmethod
+    def of(array: "NDArray[Any]", fmt: str | None = None, scale: "NDArray[np.float32] | None" = None) -> "StoredTensor":
+        """A matrix or vector of floats in format `fmt`: F32, F16 or BF16, by default the array's own type (else F32).
+
+        An array of whole bytes or 16-bit words is taken as the format's raw bits, as in `weight.view(torch.uint16).numpy()`
+        with BF16, or codes of F8_E4M3 with `scale` [rows, 1]. FormatError when the array fits neither.
+        """
+        import numpy as np
+
+        from herd.quant.floats import encode
+
+        if not 1 <= array.ndim <= 2 or not array.size:
+            raise FormatError(f"an array of shape {list(array.shape)} is no tensor; expected a matrix or a vector")
+        bits = array.dtype.kind == "u"
+        if not bits:
+            own = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(array.dtype.name)
+            fmt = fmt or own or "F32"
+            bits = fmt == own
+        if fmt is None or (bits and number_format(fmt).bytes != array.dtype.itemsize * number_format(fmt).block):
+            raise FormatError(f"an array of {array.dtype.name} is not raw {fmt or 'weights'}; name its number format")
+        whole = np.ascontiguousarray(np.atleast_2d(array))
+        raw = whole.view(np.uint8) if bits else encode(whole.astype(np.float32), fmt)
+        return StoredTensor(fmt, array.shape, lambda a, b: raw[a:b], None if scale is None else lambda: scale)
 
     @property
     def row_count(self) -> int:
@@ -73,7 +97,7 @@ class Checkpoint:
     path: Path
     kind: str
     config: ModelConfig
-    tensors: Mapping[str, Tensor]
+    tensors: Mapping[str, StoredTensor]
     load_tokenizer: Callable[[], Tokenizer]
     chat_template: str | None = None
     name: str = ""
@@ -119,7 +143,7 @@ class MappedFile:
             )
         return self.data[first : first + count]
 
-    def tensor(self, fmt: str, shape: tuple[int, ...], first: int, what: str) -> Tensor:
+    def tensor(self, fmt: str, shape: tuple[int, ...], first: int, what: str) -> StoredTensor:
         """A contiguous tensor that starts at byte `first`."""
         row_bytes = number_format(fmt).row_bytes(shape[-1])
         row_count = shape[0] if len(shape) == 2 else 1
@@ -130,7 +154,7 @@ class MappedFile:
 
             return np.frombuffer(view, np.uint8).reshape(row_count, row_bytes)[a:b]
 
-        return Tensor(fmt, shape, rows, view=view)
+        return StoredTensor(fmt, shape, rows, view=view)
 
     def forget(self) -> None:
         """Drop resident pages."""
@@ -138,17 +162,17 @@ class MappedFile:
             self._map.madvise(mmap.MADV_DONTNEED)
 
 
-def permuted(tensor: Tensor, source_row: "NDArray[np.int64]") -> Tensor:
+def permuted(tensor: StoredTensor, source_row: "NDArray[np.int64]") -> StoredTensor:
     """`tensor` with row i taken from row `source_row[i]`."""
 
     def rows(first: int, last: int) -> "Bytes":
         return tensor.rows(0, tensor.row_count)[source_row[first:last]]
 
     scale = tensor.scale
-    return Tensor(tensor.format, tensor.shape, rows, None if scale is None else lambda: scale()[source_row])
+    return StoredTensor(tensor.format, tensor.shape, rows, None if scale is None else lambda: scale()[source_row])
 
 
-def check_tensors(config: ModelConfig, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+def check_tensors(config: ModelConfig, tensors: Mapping[str, StoredTensor], where: str) -> dict[str, StoredTensor]:
     """The tensors of `config` in order; FormatError naming the first that is missing, unexpected or of a wrong shape."""
     shapes = config.tensor_shapes()
     for name in tensors:

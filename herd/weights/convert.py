@@ -6,20 +6,20 @@ from pathlib import Path
 import numpy as np
 
 from herd.atomic import atomic_file, atomic_folder
-from herd.errors import ConfigError, FormatError
-from herd.quant.dequantize import f32_to_bf16
+from herd.errors import ConfigError
+from herd.quant.dequantize import dequantize
+from herd.quant.floats import FLOATS, encode
 from herd.quant.formats import FORMATS, number_format
-from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 from herd.weights.gguf import write_gguf
 from herd.weights.hf import write_hf
 from herd.weights.meta import write_meta
 
 _CHUNK = 8 << 20
 KINDS = ("meta", "hf", "gguf")
-_FLOATS = ("F32", "F16", "BF16")
 _HELD: dict[str, tuple[str, ...]] = {
-    "meta": _FLOATS,
-    "hf": (*_FLOATS, "F8_E4M3"),
+    "meta": FLOATS,
+    "hf": (*FLOATS, "F8_E4M3"),
     "gguf": tuple(f.name for f in FORMATS.values() if f.gguf_type is not None),
 }
 
@@ -49,9 +49,9 @@ def convert(
     """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise ConfigError(f"{out}: exists already; give another name or remove it")
-    if weights is not None and weights not in _FLOATS:
+    if weights is not None and weights not in FLOATS:
         raise ConfigError(
-            f"--format {weights}: expected one of {', '.join(_FLOATS)}; smaller formats are made by quantizing"
+            f"--format {weights}: expected one of {', '.join(FLOATS)}; smaller formats are made by quantizing"
         )
     formats = _formats(source, kind, weights)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -83,28 +83,14 @@ def _formats(source: Checkpoint, kind: str, weights: str | None) -> dict[str, st
             formats[name] = "F32"
         elif tensor.format == "F32":
             values = tensor.float32()
-            lossless = main in ("BF16", "F16") and np.array_equal(_decoded(_encoded(values, main), main), values)
+            lossless = main in ("BF16", "F16") and np.array_equal(
+                dequantize(encode(values, main), main, values.shape), values
+            )
             formats[name] = main if lossless else "F32"
     return formats
 
 
-def _encoded(values: np.ndarray, fmt: str) -> bytes:
-    if fmt == "F32":
-        return values.astype("<f4", copy=False).tobytes()
-    if fmt == "F16":
-        with np.errstate(over="ignore"):
-            return values.astype("<f2").tobytes()
-    if fmt == "BF16":
-        return f32_to_bf16(values).tobytes()
-    raise FormatError(f"cannot write {fmt} from other weights here; it is made by quantizing")
-
-
-def _decoded(data: bytes, fmt: str) -> np.ndarray:
-    bits = np.frombuffer(data, np.uint16)
-    return bits.view(np.float16).astype(np.float32) if fmt == "F16" else (bits.astype(np.uint32) << 16).view(np.float32)
-
-
-def _chunks(tensor: Tensor, fmt: str) -> Iterator[bytes]:
+def _chunks(tensor: StoredTensor, fmt: str) -> Iterator[bytes]:
     """The bytes of a tensor in `fmt`, some rows at a time."""
     row_bytes = max(number_format(fmt).row_bytes(tensor.shape[-1]), number_format("F32").row_bytes(tensor.shape[-1]))
     step = max(1, _CHUNK // row_bytes)
@@ -113,7 +99,5 @@ def _chunks(tensor: Tensor, fmt: str) -> Iterator[bytes]:
         last = min(first + step, tensor.row_count)
         if same:
             yield np.ascontiguousarray(tensor.rows(first, last)).tobytes()
-        elif len(tensor.shape) == 1:
-            yield _encoded(tensor.float32(), fmt)
         else:
-            yield _encoded(tensor.float32(first, last), fmt)
+            yield encode(tensor.float32(first, last), fmt).tobytes()

@@ -17,7 +17,7 @@ from herd.quant.formats import GGUF_TYPES, REFUSED_GGUF_TYPES, number_format
 from herd.text._bpe import Strings
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Tokenizer
-from herd.weights.checkpoint import Checkpoint, MappedFile, Tensor, check_tensors, number, positive_int
+from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, number, positive_int
 from herd.weights.names import from_canonical, to_canonical
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
@@ -77,7 +77,7 @@ class _Cursor:
         return strings
 
 
-def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
     """Metadata and the tensors by the file's own names."""
     cursor = _Cursor(file)
     if bytes(file.data[:4]) != b"GGUF":
@@ -102,7 +102,7 @@ def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
         raise FormatError(f"{file.path}: general.alignment is {alignment!r}; expected a power of two")
     start = -(-cursor.at // alignment) * alignment
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     end = 0
     for name, shape, fmt, offset in sorted(entries, key=lambda entry: entry[3]):
         if name in tensors:
@@ -138,7 +138,7 @@ def open_gguf(path: Path) -> Checkpoint:
     metadata, raw = read_header(file)
     where = str(path)
     rope = raw.pop("rope_freqs.weight", None)
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for name, tensor in raw.items():
         canonical = to_canonical(name, "gguf")
         if canonical is None:
@@ -160,7 +160,9 @@ def open_gguf(path: Path) -> Checkpoint:
     )  # fmt: skip
 
 
-def _config(metadata: dict[str, Any], tensors: dict[str, Tensor], rope: Tensor | None, where: str) -> ModelConfig:
+def _config(
+    metadata: dict[str, Any], tensors: dict[str, StoredTensor], rope: StoredTensor | None, where: str
+) -> ModelConfig:
     architecture = metadata.get("general.architecture")
     if architecture != "llama":
         raise FormatError(f"{where}: architecture {architecture!r}; herd runs the Llama architecture only")
@@ -228,7 +230,7 @@ def rope_factors(config: ModelConfig) -> list[float] | None:
     return factors
 
 
-def _rope_scaling(metadata: dict[str, Any], rope: Tensor | None, head_dim: int, where: str) -> RopeScaling | None:
+def _rope_scaling(metadata: dict[str, Any], rope: StoredTensor | None, head_dim: int, where: str) -> RopeScaling | None:
     """GGUF holds Llama 3.1's scaling as factors of each frequency; find the scaling that gives them."""
     if rope is None:
         return None
@@ -300,7 +302,7 @@ def write_gguf(
     file: BinaryIO,
     checkpoint: Checkpoint,
     formats: dict[str, str],
-    chunks: Callable[[Tensor, str], Iterator[bytes]],
+    chunks: Callable[[StoredTensor, str], Iterator[bytes]],
     progress: Callable[[int], None],
 ) -> None:
     """Write `checkpoint` with tensor `name` in format `formats[name]`, its bytes made by `chunks`, one part at a time."""

@@ -13,7 +13,7 @@ from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import number_format
 from herd.text.bpe import LLAMA3_SPECIAL
 from herd.text.tokenizer import Tokenizer
-from herd.weights.checkpoint import Checkpoint, MappedFile, Tensor, check_tensors, number, permuted, positive_int
+from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, number, permuted, positive_int
 from herd.weights.files import read_json, sidecar_tokenizer
 from herd.weights.names import (
     from_canonical,
@@ -52,7 +52,7 @@ class SafetensorsFile:
         if not isinstance(header, dict):
             raise FormatError(f"{path}: damaged safetensors header; expected a JSON object")
         header.pop("__metadata__", None)
-        self.tensors: dict[str, Tensor] = {}
+        self.tensors: dict[str, StoredTensor] = {}
         spans = []
         for name, entry in header.items():
             fmt, shape, (begin, end) = self._entry(name, entry)
@@ -105,13 +105,13 @@ def open_hf(folder: Path) -> Checkpoint:
     config = config_from_hf(settings, str(folder / "config.json"))
     paths = _weight_files(folder)
     files = [SafetensorsFile(path) for path in paths]
-    raw: dict[str, Tensor] = {}
+    raw: dict[str, StoredTensor] = {}
     for file in files:
         for name, tensor in file.tensors.items():
             if name in raw:
                 raise FormatError(f"{file.file.path}: tensor {name} is in another file too")
             raw[name] = tensor
-    tensors: dict[str, Tensor] = {}
+    tensors: dict[str, StoredTensor] = {}
     for name, tensor in raw.items():
         if name.endswith((".weight_scale", ".input_scale_ub", ".rotary_emb.inv_freq")):
             continue
@@ -133,7 +133,7 @@ def open_hf(folder: Path) -> Checkpoint:
     )  # fmt: skip
 
 
-def _scaled(tensor: Tensor, scale: Tensor | None, name: str, where: str) -> Tensor:
+def _scaled(tensor: StoredTensor, scale: StoredTensor | None, name: str, where: str) -> StoredTensor:
     if (
         scale is None
         or scale.format not in ("F32", "BF16")
@@ -144,7 +144,7 @@ def _scaled(tensor: Tensor, scale: Tensor | None, name: str, where: str) -> Tens
             f"{where}: FP8 tensor {name} needs a weight_scale of shape [{tensor.shape[0]}, 1]; found {found}"
         )
     kept = scale
-    return Tensor(tensor.format, tensor.shape, tensor.rows, lambda: kept.float32().reshape(-1, 1))
+    return StoredTensor(tensor.format, tensor.shape, tensor.rows, lambda: kept.float32().reshape(-1, 1))
 
 
 def _weight_files(folder: Path) -> list[Path]:
@@ -268,7 +268,7 @@ def write_hf(
     folder: Path,
     checkpoint: Checkpoint,
     formats: dict[str, str],
-    chunks: Callable[[Tensor, str], Iterator[bytes]],
+    chunks: Callable[[StoredTensor, str], Iterator[bytes]],
     progress: Callable[[int], None],
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
@@ -305,7 +305,7 @@ def write_hf(
 
 
 def _chunker(
-    chunks: Callable[[Tensor, str], Iterator[bytes]], tensor: Tensor, fmt: str
+    chunks: Callable[[StoredTensor, str], Iterator[bytes]], tensor: StoredTensor, fmt: str
 ) -> Callable[[], Iterator[bytes]]:
     return lambda: chunks(tensor, fmt)
 

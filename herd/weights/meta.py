@@ -14,7 +14,7 @@ from herd.family import ModelConfig, RopeScaling
 from herd.text.bpe import HFTokenizer, TiktokenTokenizer
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Tokenizer
-from herd.weights.checkpoint import Checkpoint, Tensor, check_tensors, number, positive_int
+from herd.weights.checkpoint import Checkpoint, StoredTensor, check_tensors, number, positive_int
 from herd.weights.files import read_json, sidecar_tokenizer
 from herd.weights.pth import PthFile, write_pth
 
@@ -112,7 +112,7 @@ def _config(params: dict[str, Any], shards: list[PthFile], where: str) -> ModelC
     )
 
 
-def _merged(name: str, parts: list[Tensor], shape: tuple[int, ...], where: str) -> Tensor:
+def _merged(name: str, parts: list[StoredTensor], shape: tuple[int, ...], where: str) -> StoredTensor:
     """One tensor out of model-parallel parts: replicated, or cut along the rows or the columns, as the shapes tell."""
     first, count = parts[0], len(parts)
     if any(p.format != first.format or p.shape != first.shape for p in parts):
@@ -125,18 +125,20 @@ def _merged(name: str, parts: list[Tensor], shape: tuple[int, ...], where: str) 
         and first.shape == (shape[0] // count, shape[1])
         and not shape[0] % count
     ):
-        return Tensor(first.format, shape, lambda a, b: _stacked_rows(parts, a, b))
+        return StoredTensor(first.format, shape, lambda a, b: _stacked_rows(parts, a, b))
     if (
         len(shape) == 2
         and len(first.shape) == 2
         and first.shape == (shape[0], shape[1] // count)
         and not shape[1] % count
     ):
-        return Tensor(first.format, shape, lambda a, b: np.concatenate([part.rows(a, b) for part in parts], axis=1))
+        return StoredTensor(
+            first.format, shape, lambda a, b: np.concatenate([part.rows(a, b) for part in parts], axis=1)
+        )
     raise FormatError(f"{where}: {count} parts of {name}, {list(first.shape)} each, do not make {list(shape)}")
 
 
-def _stacked_rows(parts: list[Tensor], first: int, last: int) -> NDArray[np.uint8]:
+def _stacked_rows(parts: list[StoredTensor], first: int, last: int) -> NDArray[np.uint8]:
     each = parts[0].row_count
     pieces = [
         parts[i].rows(max(first - i * each, 0), min(last - i * each, each))
@@ -181,7 +183,7 @@ def write_meta(
     folder: Path,
     checkpoint: Checkpoint,
     formats: dict[str, str],
-    chunks: Callable[[Tensor, str], Iterator[bytes]],
+    chunks: Callable[[StoredTensor, str], Iterator[bytes]],
     progress: Callable[[int], None],
 ) -> None:
     """Write one unsharded `consolidated.00.pth` and what belongs beside it."""

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from herd.errors import FormatError, first_line
-from herd.weights.checkpoint import MappedFile, Tensor
+from herd.weights.checkpoint import MappedFile, StoredTensor
 
 _STORAGES = {
     "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "Float8_e4m3fnStorage": "F8_E4M3",
@@ -30,7 +30,7 @@ class _Storage(NamedTuple):
     elements: int
 
 
-class StoredTensor(NamedTuple):
+class PickledTensor(NamedTuple):
     """A tensor as the pickle describes it: `storage` is the archive entry, `offset` in elements."""
 
     storage: _Storage
@@ -197,7 +197,7 @@ class _Machine:
         else:
             raise self.refuse(f"the pickle calls {function.name.replace(' ', '.')}")
 
-    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> StoredTensor:
+    def _tensor(self, storage: Any, offset: Any, shape: Any, strides: Any) -> PickledTensor:
         sizes = (offset, *shape, *strides)
         if not isinstance(storage, _Storage) or not all(type(n) is int and 0 <= n < 1 << 48 for n in sizes):
             raise ValueError("a tensor's storage, offset, shape or strides")
@@ -208,7 +208,7 @@ class _Machine:
             elements *= size
         if offset + elements > storage.elements:
             raise ValueError("a tensor reaches past its storage")
-        return StoredTensor(storage, offset, tuple(shape))
+        return PickledTensor(storage, offset, tuple(shape))
 
 
 _PUSHED = {
@@ -240,13 +240,13 @@ class PthFile:
                 f"{where}: not a .pth file of torch 1.6 or newer, or damaged ({first_line(error)}); fetch it again"
             ) from error
         found = _Machine(where).run(data)
-        if not isinstance(found, dict) or not all(isinstance(value, StoredTensor) for value in found.values()):
+        if not isinstance(found, dict) or not all(isinstance(value, PickledTensor) for value in found.values()):
             raise FormatError(f"{where}: does not hold a dictionary of tensors")
-        self.tensors: dict[str, StoredTensor] = found
+        self.tensors: dict[str, PickledTensor] = found
         self._prefix = pickle.removesuffix("data.pkl") + "data/"
         self._infos = infos
 
-    def tensor(self, name: str) -> Tensor:
+    def tensor(self, name: str) -> StoredTensor:
         """Tensor `name`, one- or two-dimensional."""
         stored = self.tensors[name]
         where = f"{self.file.path}: tensor {name}"

@@ -21,7 +21,7 @@ from herd.errors import ConfigError
 from herd.family import ModelConfig, RopeScaling
 from herd.model.llama import causal_attention, from_checkpoint
 from herd.quant.formats import FORMATS
-from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 from tests.models import byte_tokenizer, random_checkpoint
 
 EVERY_TOP = SamplingParams(temperature=0, logprobs=20)
@@ -60,7 +60,7 @@ def in_format(checkpoint: Checkpoint, fmt: str) -> Checkpoint:
         else:
             raw = gguf.quantize(values, gguf.GGMLQuantizationType[fmt]).view(np.uint8)
         data = np.ascontiguousarray(raw).reshape(values.shape[0], -1)
-        tensors[name] = Tensor(fmt, tensor.shape, lambda a, b, d=data: d[a:b], scale)
+        tensors[name] = StoredTensor(fmt, tensor.shape, lambda a, b, d=data: d[a:b], scale)
     return dataclasses.replace(checkpoint, tensors=tensors)
 
 
@@ -271,7 +271,7 @@ def test_formats_without_a_kernel_are_held_as_bf16():
     data = np.random.default_rng(0).integers(0, 256, (300, 8 * 18), dtype=np.uint8)
     data.reshape(300, 8, 18)[:, :, :2] = np.array([np.float16(0.001)]).view(np.uint8)
     tensors = dict(checkpoint.tensors)
-    tensors["output.weight"] = Tensor("IQ4_NL", (300, 256), lambda a, b: data[a:b])
+    tensors["output.weight"] = StoredTensor("IQ4_NL", (300, 256), lambda a, b: data[a:b])
     checkpoint = dataclasses.replace(checkpoint, tensors=tensors)
     assert native.converted_formats(checkpoint) == {"IQ4_NL"}
     ours = log_probabilities(NativeBackend(checkpoint), TOKENS)

@@ -226,13 +226,13 @@ import sys, json, dataclasses
 from pathlib import Path
 import numpy as np
 from herd.family import ModelConfig
-from herd.weights.checkpoint import Checkpoint, Tensor
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 from herd.weights.convert import _chunks
 from herd.weights.hf import write_hf
 config = ModelConfig(**json.loads(sys.argv[1]))
 def fake(shape):
     row = np.arange(shape[-1], dtype=np.uint16).view(np.uint8)
-    return Tensor("BF16", shape, lambda a, b: np.broadcast_to(row, (b - a, len(row))))
+    return StoredTensor("BF16", shape, lambda a, b: np.broadcast_to(row, (b - a, len(row))))
 def none():
     from herd.errors import NoTokenizerError
     raise NoTokenizerError("none")
