@@ -13,7 +13,8 @@ from pathlib import Path
 import tiktoken
 
 from herd.cli.common import open_model
-from herd.text.bpe import LLAMA3_PATTERN, TiktokenTokenizer
+from herd.text.meta import TiktokenTokenizer
+from herd.text.pre_tokenizers import LLAMA3_PATTERN
 
 ROOT = Path(__file__).parents[1]
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from herd.cli.common import open_model
-from herd.text.bpe import TiktokenTokenizer
+from herd.text.meta import TiktokenTokenizer
 from herd.weights.checkpoint import Checkpoint
 
 

@@ -13,7 +13,7 @@ from herd.weights.checkpoint import Checkpoint, StoredTensor
 
 def byte_tokenizer() -> Tokenizer:
     """Tokens 0 to 255 are bytes, and Llama 3's special tokens follow."""
-    from herd.text.bpe import GGUF_CONTROL, LLAMA3_SPECIAL, byte_alphabet
+    from herd.text.vocabulary import GGUF_CONTROL, LLAMA3_SPECIAL, byte_alphabet
 
     tokens = [*byte_alphabet(), *LLAMA3_SPECIAL]
     types = [1] * 256 + [GGUF_CONTROL] * len(LLAMA3_SPECIAL)

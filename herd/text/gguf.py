@@ -7,7 +7,8 @@ from functools import cached_property
 
 from herd.errors import FormatError
 from herd.text._bpe import Bpe, Strings
-from herd.text.bpe import GGUF_CONTROL, GGUF_USER_DEFINED, HFTokenizer, cut_long, stops_of, well_formed
+from herd.text.tokenizer_json import HFTokenizer
+from herd.text.vocabulary import GGUF_CONTROL, GGUF_USER_DEFINED, cut_long, stops_of, well_formed
 
 _CUTS = {"llama-bpe": 0, "llama3": 0, "llama-v3": 0, "gpt-2": 1, "smollm": 2}  # as csrc/words.h numbers them
 _PLAIN, _SPECIAL, _USER = range(3)

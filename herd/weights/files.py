@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from herd.errors import FormatError, NoTokenizerError, first_line
-from herd.text.bpe import HFTokenizer
+from herd.text.tokenizer_json import HFTokenizer
 
 _MAX_JSON = 100 << 20
 

@@ -345,7 +345,8 @@ def _padded(size: int) -> int:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    from herd.text.bpe import HFTokenizer, TiktokenTokenizer
+    from herd.text.meta import TiktokenTokenizer
+    from herd.text.tokenizer_json import HFTokenizer
 
     config = checkpoint.config
     values: dict[str, Any] = {

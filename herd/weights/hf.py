@@ -11,8 +11,8 @@ from typing import Any
 from herd.errors import FormatError, NoTokenizerError, first_line
 from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import number_format
-from herd.text.bpe import LLAMA3_SPECIAL
 from herd.text.tokenizer import Tokenizer
+from herd.text.vocabulary import LLAMA3_SPECIAL
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, number, permuted, positive_int
 from herd.weights.files import read_json, sidecar_tokenizer
 from herd.weights.names import (

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from herd.errors import FormatError, NoTokenizerError
 from herd.family import ModelConfig, RopeScaling
-from herd.text.bpe import HFTokenizer, TiktokenTokenizer
 from herd.text.gguf import GGUFTokenizer
+from herd.text.meta import TiktokenTokenizer
 from herd.text.tokenizer import Tokenizer
+from herd.text.tokenizer_json import HFTokenizer
 from herd.weights.checkpoint import Checkpoint, StoredTensor, check_tensors, number, positive_int
 from herd.weights.files import read_json, sidecar_tokenizer
 from herd.weights.pth import PthFile, write_pth

@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
 from tokenizers import Tokenizer
 
-from herd.text.bpe import GGUF_USER_DEFINED, HFTokenizer
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import decode
+from herd.text.tokenizer_json import HFTokenizer
+from herd.text.vocabulary import GGUF_USER_DEFINED
 from tests.texts import texts
 
 

@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.errors import FormatError, RequestError
-from herd.text.bpe import LLAMA3_SPECIAL
 from herd.text.chat_format import LlamaChat, chat_format
 from herd.text.dialog import Dialog, functions_text, system_text, tool_call_text
 from herd.text.messages import Message, Tool, ToolCall
 from herd.text.tokenizer import decode
 from herd.text.tool_calls import parse_reply
+from herd.text.vocabulary import LLAMA3_SPECIAL
 from tests.models import byte_tokenizer
 from tests.texts import DATA
 

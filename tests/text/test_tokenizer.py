@@ -6,9 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from herd.errors import FormatError
-from herd.text.bpe import HFTokenizer, TiktokenTokenizer
 from herd.text.gguf import GGUFTokenizer
+from herd.text.meta import TiktokenTokenizer
 from herd.text.tokenizer import StreamDecoder, decode
+from herd.text.tokenizer_json import HFTokenizer
 from tests.models import byte_tokenizer
 from tests.text.make_unicode import header
 

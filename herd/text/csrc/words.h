@@ -9,7 +9,7 @@
 
 namespace herd::text {
 
-// LLAMA3: herd/text/bpe.py's LLAMA3_PATTERN. GPT2: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
+// LLAMA3: LLAMA3_PATTERN of herd/text/pre_tokenizers.py. GPT2: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 // SMOLLM: every number character by itself, GPT2 on what lies between.
 enum class Cut : uint8_t { LLAMA3, GPT2, SMOLLM };
 

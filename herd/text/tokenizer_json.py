@@ -1,0 +1,170 @@
+"""Hugging Face's `tokenizer.json` with a byte-level BPE, run by the `tokenizers` library."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from herd.errors import FormatError, first_line
+from herd.text.pre_tokenizers import PRE_TOKENIZERS, recognize
+from herd.text.vocabulary import (
+    GGUF_CONTROL,
+    GGUF_USER_DEFINED,
+    LLAMA3_SPECIAL,
+    cut_long,
+    stops_of,
+    to_bytes,
+    well_formed,
+)
+
+
+class HFTokenizer:
+    """A byte-level BPE in the `tokenizer.json` format, run by the `tokenizers` library."""
+
+    def __init__(self, spec: dict[str, Any], *, bos: str | int | None = None, stops: Iterable[int] = ()) -> None:
+        import tokenizers
+
+        model = spec.get("model")
+        if not isinstance(model, dict) or model.get("type") != "BPE" or not isinstance(model.get("vocab"), dict):
+            kind = model.get("type") if isinstance(model, dict) else None
+            raise FormatError(f"tokenizer.json: model type {kind!r}; expected a byte-level BPE")
+        if "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")) or model.get("byte_fallback"):
+            raise FormatError("tokenizer.json: not a byte-level BPE (SentencePiece style); herd runs byte-level ones")
+        added = [token for token in spec.get("added_tokens") or [] if isinstance(token, dict)]
+        self.special_tokens: dict[str, int] = {t["content"]: t["id"] for t in added if t.get("special")}
+        self._spec = spec
+        # Special tokens and the post-processor that writes them are taken out: plain text cannot become one.
+        vocab = {name: i for name, i in model["vocab"].items() if name not in self.special_tokens}
+        vocab |= {t["content"]: t["id"] for t in added if not t.get("special")}
+        plain = {
+            **spec,
+            "added_tokens": [t for t in added if not t.get("special")],
+            "post_processor": None,
+            "truncation": None,
+            "padding": None,
+            "model": {**model, "vocab": vocab},
+        }
+        try:
+            self._encoding = tokenizers.Tokenizer.from_buffer(msgspec.json.encode(plain))
+        except BaseException as error:  # the library raises plain Exception, and panics on some damage
+            if isinstance(error, KeyboardInterrupt):
+                raise
+            raise FormatError(f"tokenizer.json: {first_line(error)}") from error
+        self._names = {i: name for name, i in vocab.items()}
+        self._added = {t["id"]: t["content"].encode() for t in added}
+        self.vocab_size = max([*self._names, *self._added], default=-1) + 1
+        self.bos_id: int | None = bos if isinstance(bos, int) else self.special_tokens.get(bos or "<|begin_of_text|>")
+        self.stop_ids = stops_of(self.special_tokens, stops)
+
+    @classmethod
+    def from_file(cls, path: Path, *, bos: str | None = None, stops: Iterable[int] = ()) -> "HFTokenizer":
+        """Read a `tokenizer.json`; `bos` is the name of the token a prompt starts with."""
+        try:
+            spec = json.loads(path.read_bytes())
+        except (ValueError, RecursionError) as error:
+            raise FormatError(f"{path}: not valid JSON ({first_line(error)})") from error
+        if not isinstance(spec, dict):
+            raise FormatError(f"{path}: expected a JSON object")
+        try:
+            return cls(spec, bos=bos, stops=stops)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise FormatError(f"{path}: damaged: {first_line(error)}") from error
+
+    @classmethod
+    def from_gguf(
+        cls, *, pre: str, tokens: list[str], types: list[int], merges: list[str], bos: int | None, stops: Iterable[int]
+    ) -> "HFTokenizer":
+        """Build from a GGUF file's vocabulary, which `GGUFTokenizer` has checked."""
+        kinds = dict(zip(tokens, types, strict=True))
+        ids = {token: i for i, token in enumerate(tokens)}
+        special = {name: i for name, i in ids.items() if kinds[name] == GGUF_CONTROL}
+        user_defined = {name: i for name, i in ids.items() if kinds[name] == GGUF_USER_DEFINED}
+        spec = tokenizer_spec(
+            ids,  # with the special ones: the library gives ids of its own to added tokens that are not in the vocabulary
+            [merge.split(" ", 1) for merge in merges],
+            PRE_TOKENIZERS[pre],
+            special,
+            ignore_merges=pre != "smollm" and pre != "gpt-2",
+            user_defined=user_defined,
+        )
+        return cls(spec, bos=bos, stops=stops)
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
+        parts = cut_long(text)
+        if len(parts) > 1:
+            return [token for part in self.encode_batch(parts) for token in part]
+        ids: list[int] = self._encoding.encode(well_formed(text).decode(), add_special_tokens=False).ids
+        return ids
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """`encode` of each text on the library's threads."""
+        encoded = self._encoding.encode_batch_fast([well_formed(t).decode() for t in texts], add_special_tokens=False)
+        return [one.ids for one in encoded]
+
+    def token_bytes(self, token: int) -> bytes:
+        """The bytes a token stands for."""
+        added = self._added.get(token)
+        return to_bytes(self._names.get(token, "")) if added is None else added
+
+    def to_json(self) -> str:
+        """The tokenizer as it was read or built."""
+        return json.dumps(self._spec, ensure_ascii=False)
+
+    def tiktoken_ranks(self) -> dict[bytes, int] | None:
+        """Meta's ranks when this is Llama 3's tokenizer (its splitting, its specials after the ranks), else None."""
+        specials = sorted(self.special_tokens.values())
+        vocab = self._spec["model"]["vocab"]
+        text_tokens = {to_bytes(name): i for name, i in vocab.items() if name not in self.special_tokens}
+        is_llama3 = (
+            "<|begin_of_text|>" in self.special_tokens
+            and specials == list(range(len(text_tokens), len(text_tokens) + len(LLAMA3_SPECIAL)))
+            and sorted(text_tokens.values()) == list(range(len(text_tokens)))
+            and recognize(self._spec) == "llama-bpe"
+        )
+        return dict(sorted(text_tokens.items(), key=lambda item: item[1])) if is_llama3 else None
+
+    @cached_property
+    def gguf_vocabulary(self) -> tuple[str, list[str], list[int], list[str]]:
+        """Pre-tokenizer name, tokens, token types and merges as a GGUF file holds them."""
+        pre = recognize(self._spec)
+        names = {i: name for name, i in self._spec["model"]["vocab"].items()}
+        types = dict.fromkeys(names, 1)
+        for token in self._spec.get("added_tokens") or []:
+            names[token["id"]] = token["content"]
+            types[token["id"]] = GGUF_CONTROL if token.get("special") else GGUF_USER_DEFINED
+        ids = range(self.vocab_size)
+        merges = [m if isinstance(m, str) else " ".join(m) for m in self._spec["model"]["merges"]]
+        return pre, [names.get(i, f"[PAD{i}]") for i in ids], [types.get(i, 5) for i in ids], merges
+
+
+def tokenizer_spec(
+    vocab: dict[str, int],
+    merges: list[list[str]],
+    pre_tokenizers: list[dict[str, Any]],
+    special: Mapping[str, int],
+    *,
+    ignore_merges: bool,
+    user_defined: Mapping[str, int] | None = None,
+) -> dict[str, Any]:
+    """The contents of a `tokenizer.json`: a byte-level BPE whose added tokens are `special` and `user_defined`."""
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    added = [{"id": i, "content": name, **flags, "special": True} for name, i in special.items()]
+    added += [{"id": i, "content": name, **flags, "special": False} for name, i in (user_defined or {}).items()]
+    model = {
+        "type": "BPE", "dropout": None, "unk_token": None, "continuing_subword_prefix": None,
+        "end_of_word_suffix": None, "fuse_unk": False, "byte_fallback": False, "ignore_merges": ignore_merges,
+        "vocab": vocab, "merges": merges,
+    }  # fmt: skip
+    return {
+        "version": "1.0", "truncation": None, "padding": None,
+        "added_tokens": sorted(added, key=lambda token: token["id"]),
+        "normalizer": None,
+        "pre_tokenizer": {"type": "Sequence", "pretokenizers": pre_tokenizers},
+        "post_processor": None,
+        "decoder": {"type": "ByteLevel", "add_prefix_space": True, "trim_offsets": True, "use_regex": True},
+        "model": model,
+    }  # fmt: skip

@@ -1,0 +1,67 @@
+"""What vocabularies have in common: bytes as printable characters, names of special tokens, ends of replies, cutting long texts."""
+
+import re
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+LLAMA3_SPECIAL = (
+    "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
+    "<|finetune_right_pad_id|>", "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|eom_id|>", "<|eot_id|>",
+    "<|python_tag|>", "<|image|>", *(f"<|reserved_special_token_{i}|>" for i in range(2, 246)),
+)  # fmt: skip
+GGUF_CONTROL, GGUF_USER_DEFINED = 3, 4
+_STOP_NAMES = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "</s>")
+
+# In every pre-tokenizer here a word ends between a letter or digit and the whitespace after it.
+_LONG, _WORD_END = 8_000, re.compile(r"(?<=[^\W_])(?=\s)")
+
+
+@lru_cache(maxsize=1)
+def byte_alphabet() -> tuple[str, ...]:
+    """GPT-2's printable character for each of the 256 bytes."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    table = {byte: chr(byte) for byte in printable}
+    missing = (byte for byte in range(256) if byte not in table)
+    table.update({byte: chr(256 + i) for i, byte in enumerate(missing)})
+    return tuple(table[byte] for byte in range(256))
+
+
+@lru_cache(maxsize=1)
+def _byte_of_character() -> dict[str, int]:
+    return {character: byte for byte, character in enumerate(byte_alphabet())}
+
+
+def to_bytes(token: str) -> bytes:
+    """The bytes of a token written in the printable alphabet; of any other token its UTF-8."""
+    table = _byte_of_character()
+    try:
+        return bytes(table[c] for c in token)
+    except KeyError:
+        return token.encode("utf-8", "replace")
+
+
+def to_characters(token: bytes) -> str:
+    """A token's bytes in the printable alphabet."""
+    alphabet = byte_alphabet()
+    return "".join(alphabet[byte] for byte in token)
+
+
+def stops_of(special: Mapping[str, int], more: Iterable[int] = ()) -> frozenset[int]:
+    """Ids that end a reply: those of special tokens with such a name, and `more`."""
+    return frozenset([*(special[name] for name in _STOP_NAMES if name in special), *more])
+
+
+def well_formed(text: str) -> bytes:
+    """UTF-8; lone surrogates become U+FFFD, as tiktoken makes them."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def cut_long(text: str) -> list[str]:
+    """Parts of some thousand characters of a long text, cut where no token crosses."""
+    cuts = [0]
+    while len(text) > cuts[-1] + _LONG and (cut := _WORD_END.search(text, cuts[-1] + _LONG)) is not None:
+        cuts.append(cut.end())
+    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
