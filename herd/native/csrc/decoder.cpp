@@ -52,9 +52,9 @@ Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, bool int
   pool_ = std::make_unique<Pool>(threads);
   layers_ = std::vector<Layer>(size_t(shape_.layers));
   block_bytes_ = size_t(shape_.kv_heads) * head_bytes(shape_.head_dim, int8_cache);
-  layer_bytes_ = block_bytes_ * GROUP;
-  group_bytes_ = layer_bytes_ * size_t(shape_.layers);
-  cache_ = Memory(group_bytes_ * size_t((blocks + GROUP - 1) / GROUP));
+  layer_bytes_ = block_bytes_ * SLAB;
+  slab_bytes_ = layer_bytes_ * size_t(shape_.layers);
+  cache_ = Memory(slab_bytes_ * size_t((blocks + SLAB - 1) / SLAB));
   for (int i = 0; i < threads; i++) scratch_.push_back(std::make_unique<Scratch>());
   shared_ = std::make_unique<Scratch>();
 }

@@ -104,23 +104,24 @@ class Decoder {
     Weights wq, wk, wv, wo, w1, w2, w3;
   };
   struct Task {  // a piece of attention, or a run of pieces over all splits
-    int row, first_token, tokens, head, split;  // split -1: all splits, folded
+    int row, first_token, tokens, kv_head, split;  // split -1: all splits, folded
   };
   struct Scratch;
+  enum Projection { QUERY, KEY, VALUE };
 
   Weights* place(const std::string& name, std::vector<float>*& norm);
   void check(const StepRow& row) const;
   void prepare(const std::vector<StepRow>& rows);
   void forward(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void layer(int thread, int index, const std::vector<StepRow>& rows);
-  void heads(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
+  void choose_tokens(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint8_t* cache);
-  void mixed(int token, float* out) const;
-  void keep(int part, int token, int first, const float* values, uint8_t* cache);
-  void keep_int8(int token, int head, uint8_t* cache) const;
+  void attention_output(int token, float* out) const;
+  void store(Projection which, int token, int first, const float* values, uint8_t* cache);
+  void store_int8(int token, int head, uint8_t* cache) const;
   void report(const StepRow& row, int index, const float* logits, StepResult& result, Scratch& scratch) const;
   template <class F>
-  void share(int thread, int count, F&& work);
+  void parallel_for(int thread, int count, F&& work);
   void wait(int thread, const Matrix* next);
   template <class F>
   Activations activations(int thread, int rows, const Matrix& w, bool quantized, F&& fill);
@@ -140,13 +141,13 @@ class Decoder {
   Arena arena_;
   Memory cache_;
   bool int8_cache_;
-  size_t layer_bytes_ = 0, block_bytes_ = 0, group_bytes_ = 0;  // layer_bytes_: of a layer's part of a group of blocks
+  size_t layer_bytes_ = 0, block_bytes_ = 0, slab_bytes_ = 0;  // layer_bytes_: of a layer's part of a slab
   int blocks_;
 
   // One step's state, shared by the threads.
   const std::function<void()>* before_choosing_ = nullptr;
   int total_ = 0;
-  std::vector<float> x_, q_, kv_, mixed_, h_, rope_, partial_, logits_;
+  std::vector<float> residual_, queries_, new_kv_, attended_, gated_, rope_, partial_, logits_;
   std::vector<int> position_, row_of_, block_;
   struct Wanted {
     int token, row, target;  // target -1: sample
@@ -154,8 +155,8 @@ class Decoder {
   std::vector<Wanted> wanted_;
   std::vector<size_t> partial_at_;
   std::vector<Task> tasks_;
-  std::vector<std::atomic<int>> taken_;  // [thread][turn]: how much of its part of shared work is taken
-  int turns_ = 0;
+  std::vector<std::atomic<int>> taken_;  // [thread][loop]: how much of its share of a parallel loop is taken
+  int loops_ = 0;
   std::vector<std::unique_ptr<Scratch>> scratch_;
   std::unique_ptr<Scratch> shared_;
 };

@@ -4,27 +4,11 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "layout.h"
+
 namespace herd {
 
-constexpr int TILE = 16;        // weight rows that a kernel computes together
-constexpr int BLOCK = 16;       // positions in a block of the key-value cache
-constexpr int SPLIT = 128;      // positions that one piece of attention covers
-constexpr int ACT_BLOCK = 32;   // activations that share a scale
-
-// How weights are held in memory. The integer ones have a scale, and some a minimum, for each row and group of columns.
-enum class Packed : int {
-  F32, F16, BF16,
-  I4,   // 4 bits minus 8, groups of 32                    Q4_0
-  I4M,  // 4 bits and a minimum, groups of 32              Q4_1, Q4_K
-  I5,   // 5 bits minus 16, groups of 32                   Q5_0
-  I5M,  // 5 bits and a minimum, groups of 32              Q5_1, Q5_K
-  I6,   // 6 bits minus 32, groups of 16                   Q6_K
-  I8,   // 8 bits, groups of 32                            Q8_0
-};
-
-// A matrix in tiles of 16 rows. Integer tiles hold, group after group, the weights (4 columns of 16 rows in 64 bytes;
-// fewer than 8 bits as Layout in pack.h says) and then 16 scales and perhaps 16 minima as halves. Float tiles hold column after
-// column of 16 weights. `row_scale` is null or multiplies each row.
+// A matrix in tiles of 16 rows, see layout.h. `row_scale` is null or multiplies each row.
 struct Matrix {
   Packed kind = Packed::F32;
   int rows = 0, columns = 0;
@@ -38,7 +22,7 @@ struct alignas(64) ActBlock {
   int8_t numbers[ACT_BLOCK];
   float scale;           // whole, up to ACT_SCALES
   float sum32, sum16[2];  // of the numbers times the scale
-  int32_t factor, seed;  // what Dots multiplies by and begins with
+  int32_t factor, seed;  // what Dots (simd.h) multiplies by and begins with
 };
 constexpr int ACT_SCALES = 16383;  // 14 bits: sums of six-bit weights times it, 16 * 63 * 127 * 16,383, fit in 32
 
@@ -51,10 +35,6 @@ struct Activations {
   int block_stride = 0;        // see act_stride
 };
 
-// Blocks from row to row: an odd number of cache lines. With a power of two of them, the rows that a tile multiplies together
-// would share one set of the first-level cache and drive each other out.
-inline int act_stride(int columns) { return columns / ACT_BLOCK | 1; }
-
 // One piece of attention: `queries` vectors that share a key-value head, query i seeing positions up to last[i].
 struct Piece {
   const float* const* query;    // each [head_dim]
@@ -64,7 +44,7 @@ struct Piece {
   int first, end;               // positions, at most SPLIT of them, the first a multiple of SPLIT
   const int* table;             // blocks of the sequence
   const uint8_t* cache;         // this layer's and head's part of block 0
-  size_t block_bytes, group_bytes;  // see block_at
+  size_t block_bytes, slab_bytes;  // see block_at
   bool int8;                    // the cache holds bytes with scales, not halves
   float scale;
   float* out;                   // [queries][head_dim + 2]: weighted values, their largest score, the sum of weights
@@ -92,37 +72,7 @@ struct Kernels {
   void (*unpack_row)(int format, const uint8_t* raw, int columns, float* out);
 };
 
-// Bytes of a tile: 16 rows of `columns` weights.
-inline size_t tile_bytes(Packed kind, int columns) {
-  size_t n = size_t(columns), group = TILE * 2;  // 16 halves
-  switch (kind) {
-    case Packed::F32: return n * TILE * 4;
-    case Packed::F16:
-    case Packed::BF16: return n * TILE * 2;
-    case Packed::I4: return n / 32 * (256 + group);
-    case Packed::I4M: return n / 32 * (256 + 2 * group);
-    case Packed::I5: return n / 32 * (320 + group);
-    case Packed::I5M: return n / 32 * (320 + 2 * group);
-    case Packed::I6: return n / 16 * (192 + group);
-    case Packed::I8: return n / 32 * (512 + group);
-  }
-  return 0;
-}
-
-// A head's part of a block: keys [head_dim][BLOCK], so that the scores of sixteen positions come out at once, then values
-// [BLOCK][head_dim]; halves, or bytes followed by each position's scale of its key, and of its value, as floats.
-inline size_t head_bytes(int head_dim, bool int8) {
-  size_t numbers = size_t(head_dim) * BLOCK * 2;
-  return int8 ? numbers + 2 * BLOCK * sizeof(float) : numbers * 2;
-}
-
-// Blocks lie in groups of GROUP that hold all layers' parts, layer after layer: a short context touches few pages.
-constexpr int GROUP = 16;
-inline size_t block_at(int block, size_t block_bytes, size_t group_bytes) {
-  return size_t(block / GROUP) * group_bytes + size_t(block % GROUP) * block_bytes;
-}
-
-inline size_t scratch_floats(int queries, int head_dim) {
+HERD_INLINE size_t scratch_floats(int queries, int head_dim) {
   return size_t(queries) * SPLIT + size_t(SPLIT) * head_dim * 2 + 64;
 }
 

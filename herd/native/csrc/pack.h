@@ -73,9 +73,9 @@ HERD_INLINE void read_group(int format, const uint8_t* row, int g, Group& out) {
       uint32_t high = five ? word_at(b) : 0;
       if (five) b += 4;
       for (int q = 0; q < 4; q++) {
-        uint32_t both = word_at(b + q * 4);
-        out.numbers[q] = both & LOW;
-        out.numbers[q + 4] = both >> 4 & LOW;
+        uint32_t nibbles = word_at(b + q * 4);
+        out.numbers[q] = nibbles & LOW;
+        out.numbers[q + 4] = nibbles >> 4 & LOW;
         if (five) {
           out.numbers[q] |= fifth_bits(high >> q * 4);
           out.numbers[q + 4] |= fifth_bits(high >> (q * 4 + 16));
@@ -139,23 +139,6 @@ inline Packed packed_kind(int format) {
     default: return Packed::F32;
   }
 }
-
-// A group of 16 rows in a tile. Four low bits of each number lie in nibbles: quads (four columns of all rows) of the first half
-// of the columns in the low ones, of the second half in the high ones. The bits above, BITS - 4 of them, follow in 64 bytes
-// where each byte has those of its place in quad 0, 1, ... from its lowest bit on. Eight-bit numbers lie as they are.
-template <Packed K>
-struct Layout {
-  static constexpr bool INTEGER = K != Packed::F32 && K != Packed::F16 && K != Packed::BF16;
-  static constexpr bool MINIMUM = K == Packed::I4M || K == Packed::I5M;
-  static constexpr int BITS = K == Packed::I4 || K == Packed::I4M ? 4 : K == Packed::I5 || K == Packed::I5M ? 5 : K == Packed::I6 ? 6 : 8;
-  static constexpr bool NIBBLES = BITS < 8;
-  static constexpr int OFFSET = K == Packed::I4 ? 8 : K == Packed::I5 ? 16 : K == Packed::I6 ? 32 : 0;
-  static constexpr int COLUMNS = K == Packed::I6 ? 16 : 32, QUADS = COLUMNS / 4;
-  static constexpr bool HIGH_BITS = BITS == 5 || BITS == 6;
-  static constexpr int HIGH = QUADS / 2 * 64;  // where the bits above four are
-  static constexpr int WEIGHT_BYTES = NIBBLES ? HIGH + (HIGH_BITS ? 64 : 0) : QUADS * 64;
-  static constexpr int GROUP_BYTES = WEIGHT_BYTES + TILE * 2 * (MINIMUM ? 2 : 1);
-};
 
 template <Packed K>
 void pack_integer(int format, const uint8_t* raw, size_t row_bytes, int rows, int columns, uint8_t* out) {

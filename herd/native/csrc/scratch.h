@@ -8,7 +8,7 @@
 
 namespace herd {
 
-constexpr int HEAD_ROWS = 32;  // rows whose logits are held at once
+constexpr int LOGIT_ROWS = 32;  // rows whose logits are held at once
 
 // Buffers of one thread, or of all together.
 struct Decoder::Scratch {
@@ -16,7 +16,7 @@ struct Decoder::Scratch {
   std::vector<ActBlock> blocks;
   std::vector<const float*> query;
   std::vector<int> last;
-  int turn = 0;  // how many pieces of shared work this thread has been through in the step
+  int loop = 0;  // how many parallel loops this thread has been through in the step
 
   Activations fit(int rows, int columns) {
     size_t n = size_t(rows) * size_t(columns), lines = size_t(rows) * size_t(act_stride(columns));
