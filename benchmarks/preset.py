@@ -62,7 +62,7 @@ def main() -> None:
             requests = []
             for i, (question, _) in enumerate(QUESTIONS):
                 messages = [Message("system", system)] if system else []
-                prompt = form.encode([*messages, Message("user", question)])
+                prompt = form.encode([*messages, Message("user", question)]).tokens
                 params = SamplingParams(temperature=temperature, top_p=top_p, max_tokens=48, seed=i)
                 requests.append(Request(prompt=prompt, params=params, id=str(i)))
             replies = dict.fromkeys(range(len(QUESTIONS)), "")

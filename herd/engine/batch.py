@@ -56,7 +56,7 @@ class Prompter:
         else:
             spoken = self._system if system is None else system
             messages = [Message("system", spoken)] if spoken else []
-            tokens = self._format.encode([*messages, Message("user", prompt)])
+            tokens = self._format.encode([*messages, Message("user", prompt)]).tokens
         return Request(prompt=tokens, params=params or self.params, id=name)
 
     def parse(self, line: bytes, number: int, where: str) -> Request:

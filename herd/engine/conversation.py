@@ -91,7 +91,7 @@ class Conversation:
         """Tokens of the conversation; its oldest turns are dropped while it is too long."""
         limit = self.engine.max_length - min(_ROOM, self.engine.max_length // 4)
         while True:
-            prompt = self.format.encode(self.messages, tools=self.tools, builtin_tools=self.builtin)
+            prompt = self.format.encode(self.messages, tools=self.tools, builtin_tools=self.builtin).tokens
             if len(prompt) <= limit:
                 return prompt
             first = 1 if self.messages and self.messages[0].role == "system" else 0

@@ -119,7 +119,7 @@ class Api:
             tokens = await asyncio.to_thread(served.engine.tokenizer.encode, body.text)
         else:
             messages = conversation(body.messages or [])
-            tokens = await asyncio.to_thread(served.chat_format().encode, messages)
+            tokens = (await asyncio.to_thread(served.chat_format().encode, messages)).tokens
         return _Json({"tokens": tokens, "count": len(tokens)})
 
     async def detokenize(self, request: Request) -> Response:

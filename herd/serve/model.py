@@ -145,7 +145,8 @@ async def reply(
     ends = None if limits.timeout is None else time.monotonic() + limits.timeout
     generated = 0  # tokens, in the steps before this one
     for step in range(MAX_STEPS):
-        prompt = await asyncio.to_thread(chat.encode, conversation, tools=functions, builtin_tools=builtin)
+        encoded = await asyncio.to_thread(chat.encode, conversation, tools=functions, builtin_tools=builtin)
+        prompt = encoded.tokens
         check_prompt(served, len(prompt))
         held = grammar or _call_grammar(functions, offer, first=step == 0, python_tag=chat.show_special)
         request = Request(

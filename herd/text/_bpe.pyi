@@ -1,6 +1,9 @@
 from collections.abc import Iterator
 from typing import overload
 
+import numpy as np
+from numpy.typing import NDArray
+
 class Strings:
     """Strings of a GGUF array, kept together."""
 
@@ -18,5 +21,5 @@ class Bpe:
 
     def __init__(self, tokens: Strings, kinds: bytes, merges: Strings, cut: int, whole_words: bool) -> None: ...
     def encode(self, text: bytes) -> list[int]: ...
-    def encode_batch(self, texts: list[bytes], threads: int) -> list[list[int]]: ...
+    def encode_batch(self, texts: list[bytes], threads: int) -> tuple[NDArray[np.uint32], NDArray[np.int64]]: ...
     def token_bytes(self, token: int) -> bytes: ...

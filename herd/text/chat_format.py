@@ -1,20 +1,20 @@
 """How a model talks: Llama 3.1's dialog format where the tokenizer has it, the model's own template elsewhere."""
 
 import datetime
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from herd.errors import FormatError, RequestError
 from herd.text.dialog import Dialog, ToolFormat, system_text
+from herd.text.encoded import Encoded
 from herd.text.messages import Message, Tool
 from herd.text.template import ChatTemplate
+from herd.text.template_messages import CallsForm, calls_form, message_dicts, tool_dict
 from herd.text.tokenizer import Tokenizer
-
-_MAX_TOOL_TEXT = 1_000_000
 
 
 class ChatFormat(Protocol):
-    """Conversations -> token ids. `show_special` says whether replies need their special tokens' names to be read."""
+    """Conversations -> tokens. `show_special` says whether replies need their special tokens' names to be read."""
 
     show_special: bool
 
@@ -25,8 +25,9 @@ class ChatFormat(Protocol):
         tools: Sequence[Tool] = (),
         builtin_tools: Sequence[str] = (),
         date: datetime.date | None = None,
-    ) -> list[int]:
-        """The prompt that asks for the assistant's next turn."""
+        reply: bool = True,
+    ) -> Encoded:
+        """The conversation's tokens; `reply` makes a prompt of it that asks for the assistant's next turn."""
         ...
 
 
@@ -46,8 +47,9 @@ class LlamaChat:
         tools: Sequence[Tool] = (),
         builtin_tools: Sequence[str] = (),
         date: datetime.date | None = None,
-    ) -> list[int]:
-        """The prompt; a system message is made when tools or a date need one."""
+        reply: bool = True,
+    ) -> Encoded:
+        """The tokens; a system message is made when tools or a date need one."""
         rest = list(messages)
         if tools or builtin_tools or date is not None:
             system = rest.pop(0).content if rest and rest[0].role == "system" else ""
@@ -55,21 +57,29 @@ class LlamaChat:
                 system, builtin_tools=builtin_tools, date=date, functions=tools, tool_format=self._tool_format
             )
             rest.insert(0, Message("system", text))
-        return self._dialog.encode(rest, tool_format=self._tool_format)
+        return self._dialog.encode(rest, tool_format=self._tool_format, reply=reply)
 
 
 class TemplateChat:
-    """A model's own Jinja template; built-in tools exist in Llama's format only."""
+    """A model's own Jinja template; built-in tools exist in Llama's format only.
+
+    `tool_template` serves where tools are offered. `tokens` are what templates may name (bos_token, eos_token, ...).
+    """
 
     show_special = False
 
-    def __init__(self, tokenizer: Tokenizer, template: str) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        template: str,
+        *,
+        tool_template: str | None = None,
+        tokens: Mapping[str, str] | None = None,
+    ) -> None:
         self._tokenizer = tokenizer
-        names = {i: name for name, i in tokenizer.special_tokens.items()}
-        bos = names.get(tokenizer.bos_id, "") if tokenizer.bos_id is not None else ""
-        eos = next((names[i] for i in sorted(tokenizer.stop_ids) if i in names), "")
-        self._template = ChatTemplate(template, bos=bos, eos=eos)
-        self._reads_tools = "tools" in template
+        named = {**_declared(tokenizer), **(tokens or {})}
+        self._template = ChatTemplate(template, tokens=named)
+        self._with_tools = self._template if tool_template is None else ChatTemplate(tool_template, tokens=named)
 
     def encode(
         self,
@@ -78,17 +88,31 @@ class TemplateChat:
         tools: Sequence[Tool] = (),
         builtin_tools: Sequence[str] = (),
         date: datetime.date | None = None,
-    ) -> list[int]:
-        """The prompt. Functions go through the template, or into the system message when it does not read them."""
+        reply: bool = True,
+    ) -> Encoded:
+        """The tokens. Functions, calls and results go through the template, or as text where it does not read them."""
         if builtin_tools:
             raise RequestError("this model's template has no built-in tools; offer functions instead")
-        rest = list(messages)
-        if tools and not self._reads_tools:
-            system = rest.pop(0).content if rest and rest[0].role == "system" else ""
-            rest.insert(
-                0, Message("system", system_text(system, functions=tools).removeprefix("Environment: ipython\n\n"))
-            )
-        return self._template.encode(self._tokenizer, rest, tools=tools if self._reads_tools else ())
+        called = any(message.tool_calls or message.role == "ipython" for message in messages)
+        template = self._with_tools if tools or called else self._template
+        form = calls_form(template) if called else CallsForm("object", results=True)
+        rest = message_dicts(messages, form)
+        read = template.reads("tools")
+        if tools and not read:
+            system = rest.pop(0)["content"] if rest and rest[0]["role"] == "system" else ""
+            text = system_text(system, functions=tools).removeprefix("Environment: ipython\n\n")
+            rest.insert(0, {"role": "system", "content": text})
+        return template.encode(
+            self._tokenizer, rest, tools=[tool_dict(tool) for tool in tools] if tools and read else None, reply=reply,
+            variables={} if date is None else {"date_string": f"{date:%d %b %Y}"},
+        )  # fmt: skip
+
+
+def _declared(tokenizer: Tokenizer) -> dict[str, str]:
+    """Names of the start token and of the end token."""
+    names = {i: name for name, i in tokenizer.special_tokens.items()}
+    bos = names.get(tokenizer.bos_id, "") if tokenizer.bos_id is not None else ""
+    return {"bos_token": bos, "eos_token": next((names[i] for i in sorted(tokenizer.stop_ids) if i in names), "")}
 
 
 def chat_format(tokenizer: Tokenizer, template: str | None) -> ChatFormat:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from herd.errors import FormatError, RequestError
+from herd.text.encoded import Encoded
 from herd.text.messages import Message, Tool, ToolCall
 from herd.text.tokenizer import Tokenizer
 
@@ -155,9 +156,9 @@ class Dialog:
         ids = self._ids
         return [ids["<|start_header_id|>"], *self._tokenizer.encode(role), ids["<|end_header_id|>"], *self._gap]
 
-    def encode_message(self, message: Message, tool_format: ToolFormat = "json") -> list[int]:
-        """One message with its header and its end."""
-        tokens = self._header(message.role)
+    def _body(self, message: Message, tool_format: ToolFormat) -> list[int]:
+        """What follows a message's header, with its end."""
+        tokens: list[int] = []
         calls = message.tool_calls if message.role == "assistant" else ()
         tagged = message.python_tag
         if tagged is None:
@@ -174,13 +175,14 @@ class Dialog:
         tokens.append(self._ids["<|eom_id|>" if expects else "<|eot_id|>"])
         return tokens
 
-    def encode(
-        self, messages: Sequence[Message], *, tool_format: ToolFormat = "json", reply_header: bool = True
-    ) -> list[int]:
-        """A whole conversation; `reply_header` adds the header of the assistant's turn to come."""
-        tokens = [self._ids["<|begin_of_text|>"]]
+    def encode(self, messages: Sequence[Message], *, tool_format: ToolFormat = "json", reply: bool = True) -> Encoded:
+        """A whole conversation; `reply` adds the header of the assistant's turn to come."""
+        tokens, mask = [self._ids["<|begin_of_text|>"]], [False]
         for message in messages:
-            tokens += self.encode_message(message, tool_format)
-        if reply_header:
+            header = self._header(message.role)
+            body = self._body(message, tool_format)
+            tokens += header + body
+            mask += [False] * len(header) + [message.role == "assistant"] * len(body)
+        if reply:
             tokens += self._header("assistant")
-        return tokens
+        return Encoded(tokens, lambda: mask + [False] * (len(tokens) - len(mask)))

@@ -4,11 +4,15 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from herd.errors import FormatError
 from herd.text._bpe import Bpe, Strings
 from herd.text.tokenizer_json import HFTokenizer
 from herd.text.vocabulary import GGUF_CONTROL, GGUF_USER_DEFINED, cut_long, stops_of, well_formed
+
+if TYPE_CHECKING:
+    from herd.text.tokenizer import Batch
 
 _CUTS = {"llama-bpe": 0, "llama3": 0, "llama-v3": 0, "gpt-2": 1, "smollm": 2}  # as csrc/words.h numbers them
 _PLAIN, _SPECIAL, _USER = range(3)
@@ -53,12 +57,18 @@ class GGUFTokenizer:
         """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
         parts = cut_long(text) if self._cuts_long else [text]
         if len(parts) > 1:
-            return [token for part in self.encode_batch(parts) for token in part]
+            ids: list[int] = self.encode_batch([text])[0].tolist()
+            return ids
         return self._bpe.encode(well_formed(text))
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on all cores."""
-        return self._bpe.encode_batch([well_formed(text) for text in texts], os.cpu_count() or 1)
+    def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
+        """`encode` of each text, on all cores or `threads` of them."""
+        pieces, ends = [], [0]
+        for text in texts:
+            pieces += [well_formed(part) for part in (cut_long(text) if self._cuts_long else [text])]
+            ends.append(len(pieces))
+        ids, offsets = self._bpe.encode_batch(pieces, threads or os.cpu_count() or 1)
+        return ids, offsets[ends]
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for."""

@@ -2,14 +2,23 @@
 
 import base64
 import json
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from herd.errors import FormatError, first_line
 from herd.text.pre_tokenizers import LLAMA3_PATTERN, PRE_TOKENIZERS
 from herd.text.tokenizer_json import tokenizer_spec
-from herd.text.vocabulary import LLAMA3_SPECIAL, stops_of, to_characters
+from herd.text.vocabulary import LLAMA3_SPECIAL, one_batch, stops_of, to_characters, well_formed
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from herd.text.tokenizer import Batch
 
 # Meta's tokenizer cuts its input into pieces of at most 400,000 characters and then cuts runs of whitespace, or of
 # anything else, every 25,000 characters, so that the regular expression engine never overflows. The cuts change the
@@ -87,11 +96,16 @@ class TiktokenTokenizer:
             return self._encoding.encode_ordinary(pieces[0])
         return [token for part in self._encoding.encode_ordinary_batch(pieces) for token in part]
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text on tiktoken's threads."""
-        pieces = [_cut_runs(text) for text in texts]
-        encoded = iter(self._encoding.encode_ordinary_batch([piece for group in pieces for piece in group]))
-        return [[token for _ in group for token in next(encoded)] for group in pieces]
+    def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
+        """`encode` of each text, on all cores or `threads` of them."""
+        import numpy as np
+
+        def encode(text: str) -> "NDArray[np.uint32]":
+            pieces = _cut_runs(well_formed(text).decode()) or [""]
+            return np.concatenate([self._encoding.encode_to_numpy(part, disallowed_special=()) for part in pieces])
+
+        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+            return one_batch(pool.map(encode, texts))
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for."""

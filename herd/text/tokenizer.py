@@ -1,8 +1,15 @@
 """What every tokenizer does, and the decoder that turns a stream of tokens into whole characters."""
 
 import codecs
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    # Ids of many texts one after another [total], and where each begins, with the end [texts + 1].
+    Batch = tuple[NDArray[np.uint32], NDArray[np.int64]]
 
 
 class Tokenizer(Protocol):
@@ -17,8 +24,8 @@ class Tokenizer(Protocol):
         """Token ids of plain text; the name of a special token in it is text like any other."""
         ...
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text, on several threads where the library has them."""
+    def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
+        """`encode` of each text, on all cores or `threads` of them."""
         ...
 
     def token_bytes(self, token: int) -> bytes:

@@ -1,10 +1,11 @@
 """Hugging Face's `tokenizer.json` with a byte-level BPE, run by the `tokenizers` library."""
 
+import itertools
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -15,10 +16,19 @@ from herd.text.vocabulary import (
     GGUF_USER_DEFINED,
     LLAMA3_SPECIAL,
     cut_long,
+    one_batch,
     stops_of,
     to_bytes,
     well_formed,
 )
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from herd.text.tokenizer import Batch
+
+_GROUP = 1_024  # texts given to the library at a time
 
 
 class HFTokenizer:
@@ -96,14 +106,26 @@ class HFTokenizer:
         """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
         parts = cut_long(text)
         if len(parts) > 1:
-            return [token for part in self.encode_batch(parts) for token in part]
+            return [token for one in self._encode_all(parts) for token in one.ids]
         ids: list[int] = self._encoding.encode(well_formed(text).decode(), add_special_tokens=False).ids
         return ids
 
-    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` of each text on the library's threads."""
-        encoded = self._encoding.encode_batch_fast([well_formed(t).decode() for t in texts], add_special_tokens=False)
-        return [one.ids for one in encoded]
+    def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
+        """`encode` of each text on the library's threads, whose number RAYON_NUM_THREADS sets before they start."""
+        import numpy as np
+
+        def arrays() -> "Iterator[NDArray[np.uint32]]":
+            rest = iter(texts)
+            while group := list(itertools.islice(rest, _GROUP)):
+                parts = [cut_long(text) for text in group]
+                encoded = iter(self._encode_all([part for text in parts for part in text]))
+                for text in parts:
+                    yield np.concatenate([np.array(next(encoded).ids, np.uint32) for _ in text])
+
+        return one_batch(arrays())
+
+    def _encode_all(self, texts: Sequence[str]) -> Any:
+        return self._encoding.encode_batch_fast([well_formed(t).decode() for t in texts], add_special_tokens=False)
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for."""

@@ -3,6 +3,13 @@
 import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from herd.text.tokenizer import Batch
 
 LLAMA3_SPECIAL = (
     "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
@@ -49,6 +56,16 @@ def to_characters(token: bytes) -> str:
 def stops_of(special: Mapping[str, int], more: Iterable[int] = ()) -> frozenset[int]:
     """Ids that end a reply: those of special tokens with such a name, and `more`."""
     return frozenset([*(special[name] for name in _STOP_NAMES if name in special), *more])
+
+
+def one_batch(encoded: "Iterable[NDArray[np.uint32]]") -> "Batch":
+    """Texts' ids as one array, and where each begins."""
+    import numpy as np
+
+    arrays = list(encoded)
+    offsets = np.zeros(len(arrays) + 1, np.int64)
+    np.cumsum([len(ids) for ids in arrays], out=offsets[1:])
+    return np.concatenate([np.zeros(0, np.uint32), *arrays]), offsets
 
 
 def well_formed(text: str) -> bytes:

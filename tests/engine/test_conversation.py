@@ -11,16 +11,18 @@ ADD = Tool("add", "Add", {"type": "object", "properties": {"a": {"enum": [1, 2]}
 
 
 class _Forced:
-    """An engine whose every reply is held to a call of the tool, which the small model would seldom make by itself."""
+    """An engine whose next `left` replies are held to a call of the tool, as the small model by itself would seldom call, and
+    the others to an answer, as it would call again once it has seen calls."""
 
     def __init__(self, engine, grammars):
         self._engine, self.max_length = engine, engine.max_length
-        self._constraint = grammars.constraint(forced_calls([ADD], several=False))
+        self._call = grammars.constraint(forced_calls([ADD], several=False))
+        self._answer = grammars.constraint('start: "Done."')
         self.left = 2
 
     def generate(self, request):
         self.left -= 1
-        constraint = self._constraint if self.left >= 0 else None
+        constraint = self._call if self.left >= 0 else self._answer
         return self._engine.generate(type(request)(prompt=request.prompt, params=request.params, constraint=constraint))
 
 

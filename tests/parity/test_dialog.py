@@ -41,7 +41,7 @@ CONVERSATION = [
 
 @pytest.mark.parametrize("tool_format", ["json", "function_tag"])
 def test_a_conversation_with_every_kind_of_message(tool_format, meta_format, meta_tokenizer):
-    ours = Dialog(meta_tokenizer).encode(CONVERSATION, tool_format=tool_format)
+    ours = Dialog(meta_tokenizer).encode(CONVERSATION, tool_format=tool_format).tokens
     theirs = meta_format.encode_dialog_prompt([as_meta(m) for m in CONVERSATION], ToolPromptFormat(tool_format))
     assert ours == theirs.tokens
 
@@ -59,6 +59,6 @@ def test_random_conversations(meta_format, meta_tokenizer):
     @given(st.lists(messages, max_size=5))
     def check(conversation):
         theirs = meta_format.encode_dialog_prompt([as_meta(m) for m in conversation])
-        assert dialog.encode(conversation) == theirs.tokens
+        assert dialog.encode(conversation).tokens == theirs.tokens
 
     check()

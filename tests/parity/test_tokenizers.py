@@ -1,5 +1,6 @@
 """Tokenizers against Meta's own (llama-models), llama.cpp's (golden file) and transformers'."""
 
+import itertools
 import json
 import random
 from pathlib import Path
@@ -15,6 +16,13 @@ from herd.text.tokenizer import decode
 from herd.text.tokenizer_json import HFTokenizer
 from herd.text.vocabulary import GGUF_USER_DEFINED
 from tests.texts import texts
+
+
+def split(batch):
+    """A batch's texts apart, as lists."""
+    ids, offsets = batch
+    assert (ids.dtype, offsets.dtype) == ("uint32", "int64")
+    return [ids[a:b].tolist() for a, b in itertools.pairwise(offsets)]
 
 
 @pytest.fixture(scope="session")
@@ -45,7 +53,10 @@ def test_meta_tokenizer_on_random_text(meta, meta_tokenizer):
     @given(st.text(max_size=300))
     def check(text):
         assert meta_tokenizer.encode(text) == meta.encode(text, bos=False, eos=False)
-        assert meta_tokenizer.encode_batch([text, "x"]) == [meta_tokenizer.encode(text), meta_tokenizer.encode("x")]
+        assert split(meta_tokenizer.encode_batch([text, "x"])) == [
+            meta_tokenizer.encode(text),
+            meta_tokenizer.encode("x"),
+        ]
 
     check()
 
@@ -108,7 +119,8 @@ def test_our_bpe_equals_the_tokenizers_library(vocabulary, smollm, llama3_as_ggu
     check()
     for text in (*texts().values(), "a" * 5000, "ab" * 3000 + " " * 3000, "\u4e16" * 999):
         assert ours.encode(text) == theirs.encode(text)
-        assert ours.encode_batch([text, "x"]) == [theirs.encode(text), theirs.encode("x")]
+        assert split(ours.encode_batch([text, "x"])) == split(theirs.encode_batch([text, "x"]))
+        assert split(ours.encode_batch([text, "x"])) == [theirs.encode(text), theirs.encode("x")]
     assert [ours.token_bytes(i) for i in range(ours.vocab_size + 1)] == [
         theirs.token_bytes(i) for i in range(ours.vocab_size + 1)
     ]
@@ -142,3 +154,12 @@ def test_meta_tokenizer_as_tokenizer_json(meta_tokenizer):
         assert ours.encode(text) == meta_tokenizer.encode(text)
     assert theirs.encode("Hello <|eot_id|> world") != meta_tokenizer.encode("Hello <|eot_id|> world")
     assert theirs.encode("Hello world", add_special_tokens=False) == meta_tokenizer.encode("Hello world")
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_batches_are_their_texts_one_after_another(threads, meta_tokenizer, smollm):
+    lines = [line for text in texts().values() for line in (text, *text.splitlines())]
+    for tokenizer in (smollm.tokenizer, smollm.tokenizer.as_hf, meta_tokenizer):
+        assert split(tokenizer.encode_batch(lines, threads=threads)) == [tokenizer.encode(line) for line in lines]
+        assert split(tokenizer.encode_batch(iter(lines[:3]))) == [tokenizer.encode(line) for line in lines[:3]]
+        assert split(tokenizer.encode_batch([])) == []

@@ -40,7 +40,7 @@ def block(beginning: str) -> str:
 
 def rendered(messages) -> str:
     tokenizer = byte_tokenizer()
-    return decode(tokenizer, Dialog(tokenizer).encode(messages))
+    return decode(tokenizer, Dialog(tokenizer).encode(messages).tokens)
 
 
 def test_plain_conversation_is_metas():
@@ -107,20 +107,22 @@ def test_function_calls_are_written_as_metas():
 def test_text_never_becomes_a_special_token(role, name, around):
     tokenizer = byte_tokenizer()
     special = set(tokenizer.special_tokens.values())
-    plain = Dialog(tokenizer).encode([Message(role, "x")])
+    plain = Dialog(tokenizer).encode([Message(role, "x")]).tokens
     call = ToolCall(f"f{name}", {name: name})
     for message in (
         Message(role, around + name + around),
         Message("assistant", name, (call,)),
         Message("assistant", name, (ToolCall("brave_search", {"query": name}),)),
     ):
-        tokens = Dialog(tokenizer).encode([message])
+        tokens = Dialog(tokenizer).encode([message]).tokens
         assert sum(t in special for t in tokens) == sum(t in special for t in plain)
     tool = Tool(name, name, {"properties": {name: {"description": name}}})
-    tokens = LlamaChat(tokenizer).encode(
-        [Message("system", name), Message("user", "x")], tools=[tool], builtin_tools=[name]
+    tokens = (
+        LlamaChat(tokenizer)
+        .encode([Message("system", name), Message("user", "x")], tools=[tool], builtin_tools=[name])
+        .tokens
     )
-    expected = Dialog(tokenizer).encode([Message("system", "x"), Message("user", "x")])
+    expected = Dialog(tokenizer).encode([Message("system", "x"), Message("user", "x")]).tokens
     assert sum(t in special for t in tokens) == sum(t in special for t in expected)
 
 

@@ -12,8 +12,10 @@ from herd.text.tokenizer import decode
 
 
 def test_the_default_models_template(smollm):
-    tokens = chat_format(smollm.tokenizer, smollm.chat_template).encode(
-        [Message("system", "Be nice."), Message("user", "Hi")]
+    tokens = (
+        chat_format(smollm.tokenizer, smollm.chat_template)
+        .encode([Message("system", "Be nice."), Message("user", "Hi")])
+        .tokens
     )
     assert decode(smollm.tokenizer, tokens) == (
         "<|im_start|>system\nBe nice.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
@@ -28,10 +30,10 @@ def test_the_default_models_template(smollm):
 def test_text_never_becomes_a_special_token(smollm, role, around, cut):
     form = chat_format(smollm.tokenizer, smollm.chat_template)
     special = set(smollm.tokenizer.special_tokens.values())
-    plain = form.encode([Message("system", "x"), Message(role, "x")])
+    plain = form.encode([Message("system", "x"), Message(role, "x")]).tokens
     for name in ("<|im_start|>", "<|im_end|>", "<|endoftext|>"):
         for text in (around + name + around, name[:cut]):
-            tokens = form.encode([Message("system", text), Message(role, text)])
+            tokens = form.encode([Message("system", text), Message(role, text)]).tokens
             assert sum(t in special for t in tokens) == sum(t in special for t in plain)
             assert decode(smollm.tokenizer, tokens).count(text) >= 2
 
@@ -67,7 +69,7 @@ def test_templates_that_do_not_compile_and_tools_without_a_place_for_them(smollm
     with pytest.raises(FormatError, match="does not compile"):
         ChatTemplate("{% for %}")
     form = chat_format(smollm.tokenizer, smollm.chat_template)
-    tokens = form.encode([Message("user", "x")], tools=[Tool("get_time", "The time")])
+    tokens = form.encode([Message("user", "x")], tools=[Tool("get_time", "The time")]).tokens
     assert "get_time" in decode(smollm.tokenizer, tokens)
     with pytest.raises(RequestError, match="built-in"):
         form.encode([Message("user", "x")], builtin_tools=["brave_search"])

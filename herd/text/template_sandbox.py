@@ -1,0 +1,281 @@
+"""Where chat templates run: Jinja's immutable sandbox, as transformers sets it up, bounded in work, memory and output.
+
+Nothing is computed while a template is compiled: Jinja would fold constants there, outside the bounds.
+"""
+
+import datetime
+import json
+import re
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterable
+from functools import lru_cache, partial
+from types import BuiltinMethodType, FrameType
+from typing import Any
+
+from herd.errors import FormatError, RequestError, first_line
+
+GENERATION = ("herd_generation_begins", "herd_generation_ends")
+"""Variables that are written where a {% generation %} block begins and ends."""
+_SECONDS = 2.0
+_SECONDS_A_MESSAGE = 0.01
+_MAX_OUTPUT = 16_000_000  # characters
+_MAX_GROWTH = 512_000  # KiB of resident memory
+_MAX_SOURCE = 200_000  # characters; the longest public templates have some 30,000
+_MAX_RESULT = 1_000_000  # items, characters or bits that an operator makes
+_MAX_INDENT = 64
+_WIDTH = re.compile(r"\d{5,}|\*")
+
+
+def run(template: Any, variables: dict[str, Any], messages: int) -> str:
+    """What a compiled template writes; RequestError when it refuses, fails or exceeds what `messages` messages may take."""
+    with _Bounds(_SECONDS + _SECONDS_A_MESSAGE * messages) as bounds:
+        pieces: list[str] = []
+        length = 0
+        try:
+            for piece in template.generate(variables):
+                length += len(piece)
+                if length > _MAX_OUTPUT:
+                    raise RequestError(f"chat template: more than {_MAX_OUTPUT} characters of output")
+                pieces.append(piece)
+        except (RequestError, KeyboardInterrupt):
+            raise
+        except Exception as error:  # a template can raise anything
+            if bounds.exceeded:
+                raise RequestError(f"chat template: {bounds.exceeded}") from error
+            raise RequestError(f"chat template refuses this conversation: {first_line(error)}") from error
+    return "".join(pieces)
+
+
+class _Bounds:
+    """Stops a template that computes too long or grows the process too much, by looking after every line and call of it.
+
+    Time is this thread's own on a processor, so that a busy machine refuses nothing.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.exceeded = ""
+
+    def __enter__(self) -> "_Bounds":
+        self._end = time.thread_time() + self._seconds
+        self._memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss + _MAX_GROWTH
+        self._before = sys.gettrace()
+        sys.settrace(self._trace)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        sys.settrace(self._before)
+
+    def _trace(self, frame: FrameType, event: str, _: object) -> Any:
+        if time.thread_time() > self._end:
+            self.exceeded = f"computed for more than {self._seconds:g} seconds"
+        elif resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > self._memory:
+            self.exceeded = "used too much memory"
+        if self.exceeded:
+            raise TimeoutError(self.exceeded)
+        return self._trace if frame.f_code.co_filename == "<template>" else None
+
+
+def _too_large(what: str) -> RequestError:
+    return RequestError(f"chat template: the result of {what!r} would be too large")
+
+
+def _bounded(operator: str, left: Any, right: Any) -> None:
+    """Refuse an operation whose result could be huge."""
+    if operator == "**":
+        size = abs(right) * 64 if isinstance(right, int) and isinstance(left, int) else 0
+    elif operator == "*":
+        counts = [len(x) if isinstance(x, str | list | tuple) else x for x in (left, right)]
+        sized = any(isinstance(x, str | list | tuple) for x in (left, right))
+        size = counts[0] * counts[1] if sized and all(isinstance(c, int) for c in counts) else 0
+        if not sized and all(isinstance(x, int) for x in (left, right)):
+            size = left.bit_length() + right.bit_length()
+    else:  # %, where a width can ask for any amount of padding
+        size = _MAX_RESULT + 1 if isinstance(left, str) and _WIDTH.search(left) else 0
+    if size > _MAX_RESULT:
+        raise _too_large(operator)
+
+
+def _checked(what: str, characters: int) -> None:
+    if characters > _MAX_OUTPUT:
+        raise _too_large(what)
+
+
+def _joined(parts: Iterable[Any], separator: Any = "") -> str:
+    """Texts as one, as `~` and `join` make it."""
+    texts = [str(part) for part in parts]
+    _checked("join", sum(map(len, texts)) + len(texts) * len(str(separator)))
+    return str(separator).join(texts)
+
+
+def _replaced(text: Any, old: Any, new: Any, count: Any = None) -> str:
+    text, old, new = str(text), str(old), str(new)
+    found = text.count(old) if count is None or count < 0 else min(count, text.count(old))
+    _checked("replace", len(text) + found * len(new))
+    return str(text.replace(old, new, found))
+
+
+def _raise(message: str) -> None:
+    raise RequestError(f"chat template: {message}")
+
+
+def _refused(name: str) -> Callable[..., str]:
+    def refuse(*_: Any, **__: Any) -> str:
+        raise RequestError(f"chat template: {name!r} is not offered")
+
+    return refuse
+
+
+def _percent(text: Any, *args: Any, **kwargs: Any) -> str:
+    """Jinja's filter `format`: printf's formats."""
+    if args and kwargs:
+        raise RequestError("chat template: 'format' takes positional or named values, not both")
+    values: Any = kwargs or args
+    numbers = values.values() if kwargs else values
+    if (
+        "*" in str(text)
+        or _WIDTH.search(str(text))
+        or any(isinstance(v, int) and v.bit_length() > 4096 for v in numbers)
+    ):
+        raise _too_large("format")
+    return str(str(text) % values)
+
+
+def _tojson(
+    value: Any, ensure_ascii: bool = False, indent: Any = None, separators: Any = None, sort_keys: bool = False
+) -> str:
+    """transformers' filter `tojson`."""
+    if isinstance(indent, int):
+        indent = min(indent, _MAX_INDENT)
+    elif isinstance(indent, str):
+        indent = indent[:_MAX_INDENT]
+    if separators is not None:
+        separators = tuple(str(separator)[:_MAX_INDENT] for separator in separators)
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+
+
+def _now(form: object) -> str:
+    return datetime.datetime.now().strftime(str(form)[:100])
+
+
+@lru_cache(maxsize=1)
+def _environment() -> Any:
+    """Jinja as transformers' chat templates expect it."""
+    from jinja2 import nodes
+    from jinja2.compiler import CodeGenerator
+    from jinja2.ext import Extension, loopcontrols
+    from jinja2.filters import make_attrgetter
+    from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
+
+    class Generation(Extension):
+        """{% generation %} ... {% endgeneration %}: what the assistant wrote, for loss masks."""
+
+        tags = {"generation"}
+
+        def parse(self, parser: Any) -> Any:
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            begin, end = (nodes.Output([nodes.Name(name, "load")], lineno=line) for name in GENERATION)
+            return [begin, nodes.Scope(body, lineno=line), end]
+
+    class Generator(CodeGenerator):
+        """Writes code that computes when it runs: constants are not folded."""
+
+        def _output_child_to_const(self, node: Any, frame: Any, finalize: Any) -> str:
+            if not isinstance(node, nodes.TemplateData | nodes.Const):
+                raise nodes.Impossible()
+            return super()._output_child_to_const(node, frame, finalize)
+
+        def visit_Concat(self, node: Any, frame: Any) -> None:
+            self.write("environment.joined((")
+            for part in node.nodes:
+                self.visit(part, frame)
+                self.write(", ")
+            self.write("))")
+
+        def visit_EvalContextModifier(self, node: Any, frame: Any) -> None:
+            self.fail("autoescape is not offered", node.lineno)
+
+    class Formatter(SandboxedFormatter):
+        """str.format without widths that pad a text to any length."""
+
+        def format_field(self, value: Any, format_spec: str) -> Any:
+            if _WIDTH.search(format_spec) or (isinstance(value, int) and value.bit_length() > 4096):
+                raise _too_large("format")
+            return super().format_field(value, format_spec)
+
+    class Environment(ImmutableSandboxedEnvironment):
+        code_generator_class = Generator
+        intercepted_binops = frozenset(["*", "**", "%"])
+        joined = staticmethod(_joined)
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            _bounded(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+        def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+            padding = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate")
+            return not (isinstance(obj, str) and attr in padding) and super().is_safe_attribute(obj, attr, value)
+
+        def wrap_str_format(self, value: Any) -> Any:
+            if isinstance(value, BuiltinMethodType) and isinstance(value.__self__, str):
+                if value.__name__ == "replace":
+                    return partial(_replaced, value.__self__)
+                if value.__name__ == "join":
+                    return partial(_joined, separator=value.__self__)
+            if super().wrap_str_format(value) is None:
+                return None
+            text, mapped = value.__self__, value.__name__ == "format_map"
+
+            def form(*args: Any, **kwargs: Any) -> str:
+                if mapped:
+                    (kwargs,), args = args, ()
+                return str(Formatter(self).vformat(text, args, kwargs))
+
+            return form
+
+    def join(value: Any, separator: Any = "", attribute: Any = None) -> str:
+        parts = value if attribute is None else map(make_attrgetter(environment, attribute), value)
+        return _joined(parts, separator)
+
+    environment = Environment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], cache_size=0, optimized=False
+    )
+    environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
+    environment.globals.pop("lipsum", None)
+    indent = environment.filters["indent"]
+    environment.filters |= {
+        "tojson": _tojson,
+        "format": _percent,
+        "join": join,
+        "replace": _replaced,
+        "indent": lambda s, width=4, *rest, **named: indent(
+            s, min(width, _MAX_INDENT) if isinstance(width, int) else str(width)[:_MAX_INDENT], *rest, **named
+        ),
+        **{name: _refused(name) for name in ("center", "wordwrap")},
+    }
+    return environment
+
+
+@lru_cache(maxsize=64)
+def compiled(source: str) -> Any:
+    """A template ready to run; FormatError when it is none."""
+    import jinja2
+
+    if len(source) > _MAX_SOURCE:
+        raise FormatError(f"chat template: longer than {_MAX_SOURCE:,} characters")
+    try:
+        return _environment().from_string(source)
+    except (jinja2.TemplateError, RecursionError, MemoryError, SyntaxError, ValueError, OverflowError) as error:
+        raise FormatError(f"chat template does not compile: {first_line(error)}") from error
+
+
+@lru_cache(maxsize=64)
+def variables_of(source: str) -> frozenset[str]:
+    """Names that a template reads and does not set itself."""
+    from jinja2 import meta
+
+    compiled(source)
+    return frozenset(meta.find_undeclared_variables(_environment().parse(source)))
