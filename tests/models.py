@@ -7,7 +7,7 @@ import numpy as np
 from herd.errors import NoTokenizerError
 from herd.family import ModelConfig
 from herd.text.gguf import GGUFTokenizer
-from herd.text.tokenizer import Tokenizer
+from herd.text.tokenizer import Declared, Tokenizer
 from herd.weights.checkpoint import Checkpoint, StoredTensor
 
 
@@ -17,7 +17,9 @@ def byte_tokenizer() -> Tokenizer:
 
     tokens = [*byte_alphabet(), *LLAMA3_SPECIAL]
     types = [1] * 256 + [GGUF_CONTROL] * len(LLAMA3_SPECIAL)
-    return GGUFTokenizer(pre="llama-bpe", tokens=tokens, types=types, merges=[], bos=256, stops=[])
+    return GGUFTokenizer(
+        pre="llama-bpe", tokens=tokens, types=types, merges=[], declared=Declared(bos=256, add_bos=True)
+    )
 
 
 def no_tokenizer() -> Tokenizer:

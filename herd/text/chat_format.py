@@ -109,10 +109,13 @@ class TemplateChat:
 
 
 def _declared(tokenizer: Tokenizer) -> dict[str, str]:
-    """Names of the start token and of the end token."""
-    names = {i: name for name, i in tokenizer.special_tokens.items()}
-    bos = names.get(tokenizer.bos_id, "") if tokenizer.bos_id is not None else ""
-    return {"bos_token": bos, "eos_token": next((names[i] for i in sorted(tokenizer.stop_ids) if i in names), "")}
+    """The declared tokens by the names that templates have for them, whether or not one is added to a text by itself."""
+    declared = tokenizer.declared
+    ids = {"bos": declared.bos, "eos": declared.eos, "pad": declared.pad, "unk": declared.unk}
+    names = {
+        f"{kind}_token": tokenizer.token_bytes(i).decode("utf-8", "replace") for kind, i in ids.items() if i is not None
+    }
+    return {"bos_token": "", "eos_token": "", **names}
 
 
 def chat_format(tokenizer: Tokenizer, template: str | None) -> ChatFormat:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from herd.errors import FormatError
 from herd.text._bpe import Bpe, Strings
+from herd.text.tokenizer import Declared
 from herd.text.tokenizer_json import HFTokenizer
 from herd.text.vocabulary import GGUF_CONTROL, GGUF_USER_DEFINED, cut_long, stops_of, well_formed
 
@@ -29,8 +30,7 @@ class GGUFTokenizer:
         tokens: Strings | Sequence[str],
         types: Sequence[int],
         merges: Strings | Sequence[str],
-        bos: int | None,
-        stops: Iterable[int],
+        declared: Declared = Declared(),
     ) -> None:
         if pre not in _CUTS:
             raise FormatError(f"tokenizer.ggml.pre is {pre!r}; herd knows {', '.join(_CUTS)}")
@@ -50,8 +50,9 @@ class GGUFTokenizer:
         self.special_tokens = {self._tokens[m.start()]: m.start() for m in re.finditer(b"%c" % _SPECIAL, kinds)}
         self._cuts_long = _USER not in kinds  # a token of the user's may hold a space
         self.vocab_size = len(self._tokens)
-        self.bos_id = bos
-        self.stop_ids = stops_of(self.special_tokens, stops)
+        self.declared = declared
+        self.bos_id = declared.first
+        self.stop_ids = stops_of(self.special_tokens, declared.stops)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
@@ -78,9 +79,7 @@ class GGUFTokenizer:
     def as_hf(self) -> HFTokenizer:
         """The same vocabulary as a `tokenizer.json`."""
         _, tokens, types, merges = self.gguf_vocabulary
-        return HFTokenizer.from_gguf(
-            pre=self._pre, tokens=tokens, types=types, merges=merges, bos=self.bos_id, stops=self.stop_ids
-        )
+        return HFTokenizer.from_gguf(pre=self._pre, tokens=tokens, types=types, merges=merges, declared=self.declared)
 
     def to_json(self) -> str:
         """The tokenizer in Hugging Face's format."""

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from herd.errors import FormatError, first_line
 from herd.text.pre_tokenizers import LLAMA3_PATTERN, PRE_TOKENIZERS
+from herd.text.tokenizer import Declared
 from herd.text.tokenizer_json import tokenizer_spec
 from herd.text.vocabulary import LLAMA3_SPECIAL, one_batch, stops_of, to_characters, well_formed
 
@@ -53,15 +54,16 @@ def _cut_runs(text: str) -> list[str]:
 class TiktokenTokenizer:
     """Meta's Llama 3 tokenizer: 128,000 ranks of bytes and 256 special tokens after them."""
 
-    def __init__(self, ranks: dict[bytes, int]) -> None:
+    def __init__(self, ranks: dict[bytes, int], declared: Declared | None = None) -> None:
         import tiktoken
 
         if sorted(ranks.values()) != list(range(len(ranks))):
             raise FormatError("tokenizer.model: ranks are not 0, 1, 2, ...; expected Meta's Llama 3 tokenizer")
         self.special_tokens = {name: len(ranks) + i for i, name in enumerate(LLAMA3_SPECIAL)}
         self.vocab_size = len(ranks) + len(LLAMA3_SPECIAL)
-        self.bos_id: int | None = self.special_tokens["<|begin_of_text|>"]
-        self.stop_ids = stops_of(self.special_tokens)
+        self.declared = declared or self._metas_own()
+        self.bos_id = self.declared.first
+        self.stop_ids = stops_of(self.special_tokens, self.declared.stops)
         self.ranks = ranks
         try:
             self._encoding = tiktoken.Encoding(
@@ -71,6 +73,13 @@ class TiktokenTokenizer:
             if isinstance(error, KeyboardInterrupt):
                 raise
             raise FormatError(f"tokenizer.model: tiktoken refuses its ranks ({first_line(error)})") from error
+
+    def _metas_own(self) -> Declared:
+        """What Meta's instruct models declare on Hugging Face: there its own files say nothing."""
+        ids = self.special_tokens
+        stops = tuple(ids[name] for name in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>"))
+        bos, pad = ids["<|begin_of_text|>"], ids["<|finetune_right_pad_id|>"]
+        return Declared(bos=bos, eos=stops[2], pad=pad, stops=stops, add_bos=True)
 
     @classmethod
     def from_file(cls, path: Path) -> "TiktokenTokenizer":

@@ -2,6 +2,7 @@
 
 import codecs
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -12,11 +13,39 @@ if TYPE_CHECKING:
     Batch = tuple[NDArray[np.uint32], NDArray[np.int64]]
 
 
+@dataclass(frozen=True)
+class Declared:
+    """Token ids that a checkpoint names for a purpose, as it declares them; None where it says nothing.
+
+    `stops` are all that are declared to end a reply, in the checkpoint's order. `add_bos` and `add_eos`: whether every text
+    begins and ends with them.
+    """
+
+    bos: int | None = None
+    eos: int | None = None
+    eot: int | None = None
+    eom: int | None = None
+    pad: int | None = None
+    unk: int | None = None
+    stops: tuple[int, ...] = ()
+    add_bos: bool = False
+    add_eos: bool = False
+
+    @property
+    def first(self) -> int | None:
+        """The token that every prompt starts with, if any."""
+        return self.bos if self.add_bos else None
+
+
 class Tokenizer(Protocol):
-    """Strings to token ids and back. Text given to `encode` never becomes a special token."""
+    """Strings to token ids and back. Text given to `encode` never becomes a special token.
+
+    `bos_id` is what a prompt starts with, `stop_ids` what ends a reply: the declared ones and those with a known name.
+    """
 
     vocab_size: int
     special_tokens: dict[str, int]
+    declared: Declared
     bos_id: int | None
     stop_ids: frozenset[int]
 

@@ -4,13 +4,13 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from herd.errors import FormatError, first_line
 from herd.text.pre_tokenizers import PRE_TOKENIZERS, recognize
+from herd.text.tokenizer import Declared
 from herd.text.vocabulary import (
     GGUF_CONTROL,
     GGUF_USER_DEFINED,
@@ -34,7 +34,7 @@ _GROUP = 1_024  # texts given to the library at a time
 class HFTokenizer:
     """A byte-level BPE in the `tokenizer.json` format, run by the `tokenizers` library."""
 
-    def __init__(self, spec: dict[str, Any], *, bos: str | int | None = None, stops: Iterable[int] = ()) -> None:
+    def __init__(self, spec: dict[str, Any], declared: Declared = Declared()) -> None:
         import tokenizers
 
         model = spec.get("model")
@@ -66,26 +66,21 @@ class HFTokenizer:
         self._names = {i: name for name, i in vocab.items()}
         self._added = {t["id"]: t["content"].encode() for t in added}
         self.vocab_size = max([*self._names, *self._added], default=-1) + 1
-        self.bos_id: int | None = bos if isinstance(bos, int) else self.special_tokens.get(bos or "<|begin_of_text|>")
-        self.stop_ids = stops_of(self.special_tokens, stops)
+        self.declared = declared
+        self.bos_id = declared.first
+        self.stop_ids = stops_of(self.special_tokens, declared.stops)
 
     @classmethod
-    def from_file(cls, path: Path, *, bos: str | None = None, stops: Iterable[int] = ()) -> "HFTokenizer":
-        """Read a `tokenizer.json`; `bos` is the name of the token a prompt starts with."""
+    def from_spec(cls, spec: dict[str, Any], declared: Declared, where: str) -> "HFTokenizer":
+        """The tokenizer that the contents of a `tokenizer.json` describe; FormatError naming `where` for damaged ones."""
         try:
-            spec = json.loads(path.read_bytes())
-        except (ValueError, RecursionError) as error:
-            raise FormatError(f"{path}: not valid JSON ({first_line(error)})") from error
-        if not isinstance(spec, dict):
-            raise FormatError(f"{path}: expected a JSON object")
-        try:
-            return cls(spec, bos=bos, stops=stops)
+            return cls(spec, declared)
         except (KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"{path}: damaged: {first_line(error)}") from error
+            raise FormatError(f"{where}: damaged: {first_line(error)}") from error
 
     @classmethod
     def from_gguf(
-        cls, *, pre: str, tokens: list[str], types: list[int], merges: list[str], bos: int | None, stops: Iterable[int]
+        cls, *, pre: str, tokens: list[str], types: list[int], merges: list[str], declared: Declared
     ) -> "HFTokenizer":
         """Build from a GGUF file's vocabulary, which `GGUFTokenizer` has checked."""
         kinds = dict(zip(tokens, types, strict=True))
@@ -100,7 +95,7 @@ class HFTokenizer:
             ignore_merges=pre != "smollm" and pre != "gpt-2",
             user_defined=user_defined,
         )
-        return cls(spec, bos=bos, stops=stops)
+        return cls(spec, declared)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
@@ -137,13 +132,14 @@ class HFTokenizer:
         return json.dumps(self._spec, ensure_ascii=False)
 
     def tiktoken_ranks(self) -> dict[bytes, int] | None:
-        """Meta's ranks when this is Llama 3's tokenizer (its splitting, its specials after the ranks), else None."""
-        specials = sorted(self.special_tokens.values())
+        """Meta's ranks when this is Llama 3's tokenizer (its splitting, its special names after the ranks), else None."""
+        specials = sorted(self.special_tokens, key=self.special_tokens.__getitem__)
         vocab = self._spec["model"]["vocab"]
         text_tokens = {to_bytes(name): i for name, i in vocab.items() if name not in self.special_tokens}
         is_llama3 = (
-            "<|begin_of_text|>" in self.special_tokens
-            and specials == list(range(len(text_tokens), len(text_tokens) + len(LLAMA3_SPECIAL)))
+            specials == list(LLAMA3_SPECIAL)
+            and self.special_tokens[specials[0]] == len(text_tokens)
+            and self.special_tokens[specials[-1]] == len(text_tokens) + len(specials) - 1
             and sorted(text_tokens.values()) == list(range(len(text_tokens)))
             and recognize(self._spec) == "llama-bpe"
         )

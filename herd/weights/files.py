@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from herd.errors import FormatError, NoTokenizerError, first_line
-from herd.text.tokenizer_json import HFTokenizer
+from herd.errors import FormatError, first_line
 
 _MAX_JSON = 100 << 20
 
@@ -23,34 +22,3 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise FormatError(f"{path}: expected a JSON object")
     return value
-
-
-def sidecar_tokenizer(folder: Path) -> HFTokenizer:
-    """The tokenizer of a Hugging Face folder, with its start token and its stop tokens."""
-    if not (folder / "tokenizer.json").exists():
-        raise NoTokenizerError(f"{folder}: no tokenizer.json; put the model's tokenizer beside its weights")
-    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").exists() else {}
-    stops: list[int] = []
-    for name in ("generation_config.json", "config.json"):
-        if (folder / name).exists():
-            eos = read_json(folder / name).get("eos_token_id")
-            stops += [t for t in (eos if isinstance(eos, list) else [eos]) if isinstance(t, int)]
-    tokenizer = HFTokenizer.from_file(folder / "tokenizer.json", bos=_content(settings.get("bos_token")), stops=stops)
-    if settings.get("add_bos_token") is False or not _starts_with_bos(folder):
-        tokenizer.bos_id = None
-    return tokenizer
-
-
-def _starts_with_bos(folder: Path) -> bool:
-    """Whether the model's own tokenizer puts its start token before a text: its post-processor says so."""
-    spec = read_json(folder / "tokenizer.json")
-    settings = folder / "tokenizer_config.json"
-    if settings.exists() and read_json(settings).get("add_bos_token"):
-        return True
-    return "SpecialToken" in json.dumps(spec.get("post_processor"))
-
-
-def _content(token: Any) -> str | None:
-    if isinstance(token, dict):
-        token = token.get("content")
-    return token if isinstance(token, str) else None

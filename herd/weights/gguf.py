@@ -7,7 +7,7 @@ file and each other, types against what the architecture needs.
 import json
 import math
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,14 +16,15 @@ from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import GGUF_TYPES, REFUSED_GGUF_TYPES, number_format
 from herd.text._bpe import Strings
 from herd.text.gguf import GGUFTokenizer
-from herd.text.tokenizer import Tokenizer
+from herd.text.tokenizer import Declared, Tokenizer
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, number, positive_int
 from herd.weights.names import from_canonical, to_canonical
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32
-_ROPE_KEY = "herd.rope_scaling"
+_ROPE_KEY, _STOPS_KEY = "herd.rope_scaling", "herd.stop_token_ids"
+_DECLARED = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding", "unk": "unknown"}
 
 
 class _Cursor:
@@ -278,24 +279,35 @@ def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
         if not isinstance(found, kind) or (found and what == "integers" and not isinstance(found[0], int)):
             raise FormatError(f"{where}: {prefix}{key} is missing or damaged; expected a list of {what}")
         lists[key] = found
-    bos, eos = metadata.get(prefix + "bos_token_id"), metadata.get(prefix + "eos_token_id")
-    stops = [
-        t for t in (eos, metadata.get(prefix + "eot_token_id"), metadata.get(prefix + "eom_token_id")) if t is not None
-    ]
-    adds_bos = metadata.get(
-        prefix + "add_bos_token", metadata.get(prefix + "pre") in ("llama-bpe", "llama3", "llama-v3")
-    )
-    tokenizer = GGUFTokenizer(
+    return GGUFTokenizer(
         pre=str(metadata.get(prefix + "pre", "gpt-2")),
         tokens=lists["tokens"],
         types=lists["token_type"],
         merges=lists["merges"],
-        bos=bos if isinstance(bos, int) else None,
-        stops=[t for t in stops if isinstance(t, int)],
+        declared=_declared(metadata),
     )
-    if not adds_bos:
-        tokenizer.bos_id = None
-    return tokenizer
+
+
+def _declared(metadata: dict[str, Any]) -> Declared:
+    """What a file says of its tokens. More stops than eos, eot and eom are in a key of our own, which holds only while
+    it agrees with them: other programs change those alone.
+    """
+    prefix = "tokenizer.ggml."
+    values = {kind: metadata.get(f"{prefix}{key}_token_id") for kind, key in _DECLARED.items()}
+    found = {kind: value if isinstance(value, int) and value >= 0 else None for kind, value in values.items()}
+    stops = _stops(found)
+    more = metadata.get(_STOPS_KEY)
+    if isinstance(more, list) and all(isinstance(stop, int) for stop in more) and set(stops) <= set(more):
+        stops = tuple(more)
+    starts = metadata.get(prefix + "pre") in ("llama-bpe", "llama3", "llama-v3")
+    return Declared(
+        **found, stops=stops, add_bos=bool(metadata.get(prefix + "add_bos_token", starts)),
+        add_eos=bool(metadata.get(prefix + "add_eos_token", False)),
+    )  # fmt: skip
+
+
+def _stops(found: Mapping[str, int | None]) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(stop for kind in ("eos", "eot", "eom") if (stop := found[kind]) is not None))
 
 
 def write_gguf(
@@ -375,27 +387,25 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     except NoTokenizerError:
         return values  # a checkpoint without a tokenizer stays one
     if isinstance(tokenizer, TiktokenTokenizer):
-        tokenizer = HFTokenizer(json.loads(tokenizer.to_json()))
+        tokenizer = HFTokenizer(json.loads(tokenizer.to_json()), tokenizer.declared)
     assert isinstance(tokenizer, HFTokenizer | GGUFTokenizer)
     pre, tokens, types, merges = tokenizer.gguf_vocabulary
     tokens += [f"[PAD{i}]" for i in range(len(tokens), config.vocab)]
     types += [5] * (config.vocab - len(types))
-    bos = checkpoint.tokenizer.bos_id
-    stops = sorted(checkpoint.tokenizer.stop_ids)
-    special = checkpoint.tokenizer.special_tokens
-    eos = next((special[n] for n in ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>") if n in special), None)
+    declared = tokenizer.declared
+    found = {kind: getattr(declared, kind) for kind in _DECLARED}
     values |= {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.add_bos_token": bos is not None,
+        "tokenizer.ggml.add_bos_token": declared.add_bos,
+        "tokenizer.ggml.add_eos_token": declared.add_eos,
+        **{f"tokenizer.ggml.{_DECLARED[kind]}_token_id": token for kind, token in found.items() if token is not None},
     }
-    if bos is not None:
-        values["tokenizer.ggml.bos_token_id"] = bos
-    if eos is not None or stops:
-        values["tokenizer.ggml.eos_token_id"] = eos if eos is not None else stops[0]
+    if declared.stops != _stops(found):
+        values[_STOPS_KEY] = list(declared.stops)
     return values
 
 

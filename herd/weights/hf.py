@@ -1,5 +1,6 @@
 """Hugging Face folders: `config.json`, `model.safetensors` or its index, tokenizer files. FBGEMM FP8 included."""
 
+import contextlib
 import itertools
 import json
 import re
@@ -11,10 +12,8 @@ from typing import Any
 from herd.errors import FormatError, NoTokenizerError, first_line
 from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import number_format
-from herd.text.tokenizer import Tokenizer
-from herd.text.vocabulary import LLAMA3_SPECIAL
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, number, permuted, positive_int
-from herd.weights.files import read_json, sidecar_tokenizer
+from herd.weights.files import read_json
 from herd.weights.names import (
     from_canonical,
     halves_from_interleaved,
@@ -22,6 +21,7 @@ from herd.weights.names import (
     is_rotary,
     to_canonical,
 )
+from herd.weights.sidecars import read_tokenizer, write_tokenizer
 
 _DTYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "F8_E4M3"}
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "bfloat16"}
@@ -128,7 +128,7 @@ def open_hf(folder: Path) -> Checkpoint:
             tensor = permuted(tensor, interleaved_from_halves(tensor.shape[0], config.head_dim))
         tensors[canonical] = tensor
     return Checkpoint(
-        folder, "hf", config, check_tensors(config, tensors, str(folder)), lambda: sidecar_tokenizer(folder),
+        folder, "hf", config, check_tensors(config, tensors, str(folder)), lambda: read_tokenizer(folder),
         chat_template=_template(folder), name=folder.name, files=tuple(paths), maps=tuple(f.file for f in files),
     )  # fmt: skip
 
@@ -356,51 +356,8 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, formats: dict[str, str
         settings["quantization_config"] = {
             "quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": kept,
         }  # fmt: skip
-    try:
-        tokenizer: Tokenizer | None = checkpoint.tokenizer
-    except NoTokenizerError:
-        tokenizer = None
-    if tokenizer is not None:
-        stops = sorted(tokenizer.stop_ids)
-        settings["bos_token_id"] = tokenizer.bos_id
-        settings["eos_token_id"] = stops if len(stops) > 1 else (stops[0] if stops else None)
-        generation = {"bos_token_id": tokenizer.bos_id, "eos_token_id": settings["eos_token_id"]}
-        (folder / "generation_config.json").write_text(json.dumps(generation, indent=2) + "\n")
-        (folder / "tokenizer.json").write_text(_with_start(tokenizer))
-        (folder / "tokenizer_config.json").write_text(
-            json.dumps(_tokenizer_config(tokenizer, checkpoint), indent=2) + "\n"
-        )
+    with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
+        settings |= write_tokenizer(folder, checkpoint.tokenizer, checkpoint.config.context)
     if checkpoint.chat_template is not None:
         (folder / "chat_template.jinja").write_text(checkpoint.chat_template)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
-
-
-def _with_start(tokenizer: Tokenizer) -> str:
-    """`tokenizer.json` whose post-processor writes the start token, as the model expects its texts to begin."""
-    spec = json.loads(tokenizer.to_json())
-    bos = next((name for name, i in tokenizer.special_tokens.items() if i == tokenizer.bos_id), None)
-    if bos is not None and spec.get("post_processor") is None:
-        begin = {"SpecialToken": {"id": bos, "type_id": 0}}
-        spec["post_processor"] = {
-            "type": "TemplateProcessing",
-            "single": [begin, {"Sequence": {"id": "A", "type_id": 0}}],
-            "pair": [begin, {"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 0}}],
-            "special_tokens": {bos: {"id": bos, "ids": [tokenizer.bos_id], "tokens": [bos]}},
-        }
-    return json.dumps(spec, ensure_ascii=False)
-
-
-def _tokenizer_config(tokenizer: Tokenizer, checkpoint: Checkpoint) -> dict[str, Any]:
-    names = {i: name for name, i in tokenizer.special_tokens.items()}
-    ends = ("<|eot_id|>", "<|im_end|>", "<|end_of_text|>")
-    eos = next((n for n in ends if n in tokenizer.special_tokens), None)
-    settings: dict[str, Any] = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "bos_token": names.get(tokenizer.bos_id) if tokenizer.bos_id is not None else None,
-        "eos_token": eos,
-        "model_max_length": checkpoint.config.context,
-        "clean_up_tokenization_spaces": False,
-    }
-    if LLAMA3_SPECIAL[4] in tokenizer.special_tokens:
-        settings["pad_token"] = LLAMA3_SPECIAL[4]
-    return {key: value for key, value in settings.items() if value is not None}

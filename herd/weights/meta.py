@@ -1,5 +1,6 @@
 """Meta's own files: `params.json`, `consolidated.NN.pth` (1 to 16 model-parallel shards), `tokenizer.model`."""
 
+import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -16,8 +17,9 @@ from herd.text.meta import TiktokenTokenizer
 from herd.text.tokenizer import Tokenizer
 from herd.text.tokenizer_json import HFTokenizer
 from herd.weights.checkpoint import Checkpoint, StoredTensor, check_tensors, number, positive_int
-from herd.weights.files import read_json, sidecar_tokenizer
+from herd.weights.files import read_json
 from herd.weights.pth import PthFile, write_pth
+from herd.weights.sidecars import read_declared, read_tokenizer, write_tokenizer
 
 _IGNORED = {"rope.freqs"}
 _REFUSED = (
@@ -60,17 +62,22 @@ def open_meta(folder: Path) -> Checkpoint:
             )
         tensors[name] = _merged(name, [shard.tensor(name) for shard in shards], expected[name], str(folder))
 
-    def load_tokenizer() -> Tokenizer:
-        if (folder / "tokenizer.model").exists():
-            return TiktokenTokenizer.from_file(folder / "tokenizer.model")
-        return sidecar_tokenizer(folder)
-
     template = folder / "chat_template.jinja"
     return Checkpoint(
-        folder, "meta", config, check_tensors(config, tensors, str(folder)), load_tokenizer,
+        folder, "meta", config, check_tensors(config, tensors, str(folder)), lambda: _tokenizer(folder),
         chat_template=template.read_text() if template.exists() else None,
         name=folder.name, files=tuple(paths), maps=tuple(shard.file for shard in shards),
     )  # fmt: skip
+
+
+def _tokenizer(folder: Path) -> Tokenizer:
+    """Meta's `tokenizer.model`, or a `tokenizer.json`, with what files beside it declare, if there are any."""
+    if not (folder / "tokenizer.model").exists():
+        return read_tokenizer(folder)
+    tokenizer = TiktokenTokenizer.from_file(folder / "tokenizer.model")
+    if not (folder / "tokenizer_config.json").exists():
+        return tokenizer
+    return TiktokenTokenizer(tokenizer.ranks, read_declared(folder, tokenizer.special_tokens, True, False))
 
 
 def _config(params: dict[str, Any], shards: list[PthFile], where: str) -> ModelConfig:
@@ -206,13 +213,19 @@ def write_meta(
     (folder / "params.json").write_text(params_json(config))
     if checkpoint.chat_template is not None:
         (folder / "chat_template.jinja").write_text(checkpoint.chat_template)
-    try:
-        tokenizer = checkpoint.tokenizer
-    except NoTokenizerError:
+    with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
+        _write_tokenizer(folder, checkpoint.tokenizer, config.context)
+
+
+def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:
+    """Llama 3's as `tokenizer.model`, others as `tokenizer.json`; what is declared beside it unless it is Meta's own."""
+    ranks = tokenizer.ranks if isinstance(tokenizer, TiktokenTokenizer) else None
+    if isinstance(tokenizer, HFTokenizer | GGUFTokenizer):
+        ranks = tokenizer.tiktoken_ranks()
+    if ranks is None:
+        write_tokenizer(folder, tokenizer, context)
         return
-    if isinstance(tokenizer, HFTokenizer | GGUFTokenizer) and (ranks := tokenizer.tiktoken_ranks()) is not None:
-        tokenizer = TiktokenTokenizer(ranks)
-    if isinstance(tokenizer, TiktokenTokenizer):
-        (folder / "tokenizer.model").write_bytes(tokenizer.to_model_file())
-    else:
-        (folder / "tokenizer.json").write_text(tokenizer.to_json())
+    metas = TiktokenTokenizer(ranks)
+    (folder / "tokenizer.model").write_bytes(metas.to_model_file())
+    if tokenizer.declared != metas.declared:
+        write_tokenizer(folder, tokenizer, context, spec=False)

@@ -12,7 +12,7 @@ from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
 from tokenizers import Tokenizer
 
 from herd.text.gguf import GGUFTokenizer
-from herd.text.tokenizer import decode
+from herd.text.tokenizer import Declared, decode
 from herd.text.tokenizer_json import HFTokenizer
 from herd.text.vocabulary import GGUF_USER_DEFINED
 from tests.texts import texts
@@ -86,7 +86,9 @@ def test_long_texts_are_cut_where_no_token_crosses(smollm):
 def llama3_as_gguf(meta_tokenizer):
     """Meta's vocabulary with its merges, as a GGUF file holds it: 128,000 tokens, 280,000 merges."""
     pre, tokens, types, merges = HFTokenizer(json.loads(meta_tokenizer.to_json())).gguf_vocabulary
-    return GGUFTokenizer(pre=pre, tokens=tokens, types=types, merges=merges, bos=128_000, stops=[])
+    return GGUFTokenizer(
+        pre=pre, tokens=tokens, types=types, merges=merges, declared=Declared(bos=128_000, add_bos=True)
+    )
 
 
 # What pre-tokenizers look at: letters and numbers of many scripts and lengths, marks, every kind of whitespace, contractions in
@@ -108,7 +110,7 @@ def test_our_bpe_equals_the_tokenizers_library(vocabulary, smollm, llama3_as_ggu
     if vocabulary != "llama-bpe":
         _, tokens, types, merges = smollm.tokenizer.gguf_vocabulary
         types[tokens.index("<|im_start|>")] = GGUF_USER_DEFINED  # found in text before words are cut
-        ours = GGUFTokenizer(pre=vocabulary, tokens=tokens, types=types, merges=merges, bos=None, stops=[])
+        ours = GGUFTokenizer(pre=vocabulary, tokens=tokens, types=types, merges=merges)
     theirs = ours.as_hf
 
     @settings(max_examples=1500, deadline=None)
