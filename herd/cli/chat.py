@@ -29,6 +29,7 @@ from herd.cli.common import (
     tools_option,
 )
 from herd.config import read
+from herd.engine.agent import Agent
 from herd.engine.conversation import Conversation
 from herd.engine.open import open_engine
 from herd.engine.request import SamplingParams
@@ -77,10 +78,8 @@ def command(
     spoken = preset.system if system is None else system
     dialog = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
     with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine, box:
-        conversation = Conversation(engine, dialog, params, [Message("system", spoken)] if spoken else [])
-        if box.runners:
-            conversation.run = box.run
-            conversation.tools, conversation.builtin = box.offered(dialog.show_special)
+        agent = Agent(engine, dialog, box)
+        conversation = Conversation(agent, params, [Message("system", spoken)] if spoken else [])
         if sys.stdin.isatty() and sys.stdout.isatty():
             from herd.cli.terminal import Terminal
 

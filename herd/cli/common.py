@@ -13,7 +13,7 @@ from herd.errors import ConfigError
 from herd.weights.local import DEFAULT_MODEL, WHEELS, find
 
 if TYPE_CHECKING:  # what a command does not use it does not wait for
-    from herd.engine.conversation import ToolResult
+    from herd.engine.agent import ToolResult
     from herd.text.messages import ToolCall
     from herd.tools import ToolBox
     from herd.weights.checkpoint import Checkpoint
@@ -116,7 +116,7 @@ def show_call(part: "ToolCall | ToolResult") -> str:
     """A call, or what it gave, as Markdown."""
     import msgspec
 
-    from herd.engine.conversation import ToolResult
+    from herd.engine.agent import ToolResult
 
     if isinstance(part, ToolResult):
         return f"```\n{part.output.strip()}\n```"

@@ -121,7 +121,7 @@ def command(
 
     def load(metrics: Any) -> Any:
         from herd.engine.open import open_engine
-        from herd.serve.model import Served
+        from herd.serve.served import Served
         from herd.text.chat_format import chat_format
         from herd.weights.presets import preset_for
 

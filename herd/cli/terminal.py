@@ -14,7 +14,8 @@ from rich.markdown import Markdown
 
 from herd.cli.common import show_call
 from herd.config import read
-from herd.engine.conversation import Conversation, ToolResult
+from herd.engine.agent import ToolResult
+from herd.engine.conversation import Conversation
 from herd.engine.request import SamplingParams
 from herd.errors import ConfigError, HerdError
 from herd.text.messages import Message, Tool, ToolCall
@@ -164,7 +165,7 @@ class Terminal:
             pairs = dict(pair.partition("=")[::2] for pair in text.split())
             values = {key: None if value == "none" else value for key, value in pairs.items()}
             params = read(SamplingParams, None, {**current, **values})
-            params.check(self._conversation.engine.backend.config.vocab)
+            params.check(self._conversation.agent.engine.backend.config.vocab)
             self._conversation.params = params
         shown = msgspec.to_builtins(self._conversation.params)
         self._print(

@@ -1,107 +1,89 @@
 """A conversation with a model: keeps the messages, makes room when the context is full, streams replies."""
 
-from collections.abc import Callable, Iterator, Sequence
+import bisect
+from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
 
 from herd.atomic import atomic_file
-from herd.engine.engine import Engine
-from herd.engine.request import Request, SamplingParams, Usage
+from herd.engine.agent import Agent, Offer, ToolResult, Turns
+from herd.engine.request import SamplingParams, Usage
 from herd.errors import FormatError, RequestError
-from herd.text.chat_format import ChatFormat
 from herd.text.messages import Message, Tool, ToolCall
-from herd.text.tool_calls import ReplyParser
 
-_ROOM = 256  # tokens kept free for a reply when old turns are dropped
-
-
-MAX_STEPS = 8
-"""Turns of the model that may follow one another while tools are run."""
-
-
-class ToolResult(msgspec.Struct, frozen=True):
-    """What running a call gave."""
-
-    call: ToolCall
-    output: str
+_ROOM = 256  # tokens kept free for a reply without a limit when old turns are dropped
 
 
 @dataclass
 class Conversation:
-    """`messages` may begin with a system message; `tools` and `builtin` ones are offered to the model.
+    """`messages` may begin with a system message; `tools` are functions for the caller to answer, beside the agent's own."""
 
-    `run` computes what a call gives; without it calls are for the caller to answer.
-    """
-
-    engine: Engine
-    format: ChatFormat
+    agent: Agent
     params: SamplingParams = field(default_factory=SamplingParams)
     messages: list[Message] = field(default_factory=list)
     tools: Sequence[Tool] = ()
-    builtin: Sequence[str] = ()
-    run: Callable[[ToolCall], str] | None = None
     usage: Usage | None = None
     dropped: int = 0
 
-    def say(self, text: str) -> Iterator["str | ToolCall | ToolResult"]:
-        """The reply to a user's text, in parts, with what tools gave where they are run. What was said stays in `messages` even when left early."""
-        self.messages.append(Message("user", text))
-        for _ in range(MAX_STEPS):
-            calls: list[ToolCall] = []
-            for part in self._reply():
-                if not isinstance(part, str):
-                    calls.append(part)
-                yield part
-            if not calls or self.run is None:
-                return
-            for call in calls:
-                output = self.run(call)
-                self.messages.append(Message("ipython", output))
-                yield ToolResult(call, output)
+    def say(self, text: str) -> Iterator[str | ToolCall | ToolResult]:
+        """The reply to a user's text, in parts, with what tools gave where they are run.
 
-    def _reply(self) -> Iterator[str | ToolCall]:
-        """One turn of the model's."""
-        prompt = self._prompt()
-        offered = bool(self.tools or self.builtin)
-        parser = ReplyParser(frozenset((*(tool.name for tool in self.tools), *self.builtin)) if offered else None)
-        params = msgspec.structs.replace(self.params, show_special=self.format.show_special, n=1, echo=False)
-        spoken: list[str] = []
-        calls: list[ToolCall] = []
-
-        def keep(parts: list[str | ToolCall]) -> Iterator[str | ToolCall]:
-            for part in parts:
-                (spoken if isinstance(part, str) else calls).append(part)  # type: ignore[arg-type]
-                yield part
-
-        reason = None
+        What was said stays in `messages` when the reply is left early. A turn that fails, or is left before anything was
+        said, leaves the conversation as it was.
+        """
+        messages = [*self.messages, Message("user", text)]
+        turns = self.agent.turns(messages, msgspec.structs.replace(self.params, n=1), Offer(tuple(self.tools)))
+        turns.messages = list(self._fitting(turns, messages))
+        asked = len(turns.messages)
+        said: list[str] = []  # since the last whole message
         try:
-            for event in self.engine.generate(Request(prompt=prompt, params=params)):
-                yield from keep(parser.push(event.text) if offered else [event.text])
-                if event.finish_reason:
-                    reason, self.usage = event.finish_reason, event.usage
-            yield from keep(parser.finish(cut_off=reason != "stop"))
-        finally:
-            tag = parser.python_tag if calls else None
-            expects = bool(calls and self.builtin)
-            self.messages.append(Message("assistant", "".join(spoken), tuple(calls), expects or bool(tag), tag))
+            with closing(self.agent.reply(turns)) as parts:
+                for part in parts:
+                    if part.text:
+                        said.append(part.text)
+                        yield part.text
+                    if part.call is not None:
+                        yield part.call
+                    if part.result is not None:
+                        said.clear()
+                        yield part.result
+                    self.usage = part.usage or self.usage
+        except (GeneratorExit, KeyboardInterrupt):
+            self._keep(turns.messages, asked, "".join(said), len(messages) - asked)
+            raise
+        self._keep(turns.messages, asked, "", len(messages) - asked)
 
-    def _prompt(self) -> list[int]:
-        """Tokens of the conversation; its oldest turns are dropped while it is too long."""
-        limit = self.engine.max_length - min(_ROOM, self.engine.max_length // 4)
-        while True:
-            prompt = self.format.encode(self.messages, tools=self.tools, builtin_tools=self.builtin).tokens
-            if len(prompt) <= limit:
-                return prompt
-            first = 1 if self.messages and self.messages[0].role == "system" else 0
-            if len(self.messages) - first <= 1:
-                self.messages.pop()
-                raise RequestError(f"the message has {len(prompt):,} tokens; the model takes {limit:,}; shorten it")
-            del self.messages[first]
-            self.dropped += 1
-            while len(self.messages) > first + 1 and self.messages[first].role != "user":
-                del self.messages[first]
+    def _keep(self, messages: list[Message], asked: int, said: str, dropped: int) -> None:
+        """Take over what has been said, if anything has; calls that were left without a result get one."""
+        if messages[-1].role != "assistant":
+            messages = [*messages, Message("assistant", said)] if said else messages
+        elif self.agent.box.names() & {call.name for call in messages[-1].tool_calls}:
+            messages = [*messages, Message("ipython", "stopped by the user")]
+        if len(messages) > asked:
+            self.messages, self.dropped = messages, self.dropped + dropped
+
+    def _fitting(self, turns: Turns, messages: list[Message]) -> list[Message]:
+        """The messages without the oldest turns, as many as must go for a whole reply to fit."""
+        context, first = self.agent.engine.max_length, int(messages[0].role == "system")
+        reply = min(_ROOM, context // 4) if self.params.max_tokens is None else self.params.max_tokens
+        starts = [first, *(i for i, m in enumerate(messages) if i > first and m.role == "user")]
+
+        def length(start: int) -> int:
+            return len(turns.prompt([*messages[:first], *messages[start:]]))
+
+        if length(first) + reply <= context:
+            return messages
+        at = bisect.bisect_left(starts, True, key=lambda start: length(start) + reply <= context)
+        if at == len(starts):
+            raise RequestError(
+                f"the message has {length(starts[-1]):,} tokens, and {reply:,} are kept for the reply; the model takes "
+                f"{context:,}; shorten it or ask for a shorter reply",
+                code="context_length_exceeded",
+            )
+        return [*messages[:first], *messages[starts[at] :]]
 
     def save(self, path: Path) -> None:
         """Write the messages as JSON."""

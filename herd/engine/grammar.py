@@ -132,12 +132,21 @@ def forced_calls(tools: Sequence[Tool], *, several: bool) -> str:
     return "\n".join([f"start: call{more}", f"call: {one}", *rules])
 
 
-def free_calls(tools: Sequence[Tool], *, python_tag: bool = False) -> str:
+def content_or_calls(schema: dict[str, Any], tools: Sequence[Tool], *, several: bool = True) -> str:
+    """Either JSON that a schema allows, or calls and nothing else."""
+    if not tools:
+        return json_grammar(schema)
+    calls = forced_calls(tools, several=several).replace("start:", "calls:", 1)
+    return f"start: content | calls\ncontent: {_json_rule(schema)}\n{calls}"
+
+
+def free_calls(tools: Sequence[Tool], *, several: bool = True, python_tag: bool = False) -> str:
     """Any text, in which a call's arguments, once its name has been written, are held to the tool's schema.
 
-    `python_tag` says that the tokenizer has <|python_tag|>, which may come before a call or before code.
+    Without `several` the reply ends with its first call. `python_tag` says that the tokenizer has <|python_tag|>, which may come before a call or before code.
     """
-    body = "(" + " | ".join(f"tag_{i}" for i in range(3 * len(tools))) + ")* TEXT"
+    tags = " | ".join(f"tag_{i}" for i in range(3 * len(tools)))
+    body = f"({tags})* TEXT" if several else f"({tags} | TEXT)"
     lines = [f"start: {'(TEXT <|python_tag|>)? ' if python_tag else ''}{body}", r"TEXT: /(.|\n)*/"]
     for i, tool in enumerate(tools):
         spaced, rest = _call(tool)

@@ -17,16 +17,16 @@ from starlette.staticfiles import StaticFiles
 
 from herd import __version__
 from herd.errors import HerdError
-from herd.serve.chat_completions import Chat, conversation
-from herd.serve.completions import Completion
+from herd.serve.chat_completions import ChatJob, conversation
+from herd.serve.completions import CompletionJob
 from herd.serve.errors import RETRY_AFTER, ApiError, as_api_error, decode
 from herd.serve.gate import AccessLog, Gate, GateSettings
 from herd.serve.keys import KeyFile
 from herd.serve.metrics import RECORD, Metrics
-from herd.serve.model import Served, check_model
 from herd.serve.openapi import docs_page, openapi
-from herd.serve.responses import Response as ModelResponse
+from herd.serve.responses import ResponseJob
 from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
+from herd.serve.served import Served, check_model
 from herd.text.tokenizer import decode as decode_tokens
 
 T = TypeVar("T")
@@ -94,19 +94,19 @@ class Api:
     async def chat(self, request: Request) -> Response:
         """Chat completions."""
         body = await self._body(request, ChatRequest)
-        work = await asyncio.to_thread(Chat, self._ready(body.model), body)
+        work = await asyncio.to_thread(ChatJob, self._ready(body.model), body)
         return await self._answer(request, work, body.stream, named=False)
 
     async def completions(self, request: Request) -> Response:
         """Completions."""
         body = await self._body(request, CompletionRequest)
-        work = await asyncio.to_thread(Completion, self._ready(body.model), body)
+        work = await asyncio.to_thread(CompletionJob, self._ready(body.model), body)
         return await self._answer(request, work, body.stream, named=False)
 
     async def responses(self, request: Request) -> Response:
         """Responses."""
         body = await self._body(request, ResponsesRequest)
-        work = await asyncio.to_thread(ModelResponse, self._ready(body.model), body)
+        work = await asyncio.to_thread(ResponseJob, self._ready(body.model), body)
         return await self._answer(request, work, body.stream, named=True)
 
     async def tokenize(self, request: Request) -> Response:
@@ -119,7 +119,7 @@ class Api:
             tokens = await asyncio.to_thread(served.engine.tokenizer.encode, body.text)
         else:
             messages = conversation(body.messages or [])
-            tokens = (await asyncio.to_thread(served.chat_format().encode, messages)).tokens
+            tokens = (await asyncio.to_thread(served.agent().format.encode, messages)).tokens
         return _Json({"tokens": tokens, "count": len(tokens)})
 
     async def detokenize(self, request: Request) -> Response:

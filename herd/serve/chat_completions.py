@@ -8,10 +8,11 @@ from typing import Any
 
 import msgspec
 
+from herd.engine.agent import Offer, Part, ToolResult
 from herd.engine.grammar import json_grammar, regex_grammar
 from herd.engine.request import SamplingParams, TokenLogprob, Usage
 from herd.serve.errors import ApiError
-from herd.serve.model import Offer, Part, Served, ensure_finished, limits, reply, sampling
+from herd.serve.reply import ensure_finished, reply, sampling
 from herd.serve.schema import (
     ChatMessage,
     ChatRequest,
@@ -21,6 +22,7 @@ from herd.serve.schema import (
     Sampled,
     ToolSpec,
 )
+from herd.serve.served import Served, limits
 from herd.text.messages import Message, Tool, ToolCall
 
 
@@ -34,7 +36,7 @@ class _Choice:
     reason: str | None = None
 
 
-class Chat:
+class ChatJob:
     """One request, checked and ready to run. Making it raises ApiError for what cannot be served."""
 
     def __init__(self, served: Served, body: ChatRequest) -> None:
@@ -73,10 +75,12 @@ class Chat:
             choice = choices[part.index]
             choice.text += part.text
             choice.scores += map(self._score, part.logprobs)
-            if part.call is not None:
-                choice.calls.append(_call(part.call))
-            if part.ran is not None:
-                ran.append(_ran(*part.ran))
+            if part.opens:
+                choice.calls.append(opened_call(part.opens))
+            if part.arguments:
+                choice.calls[-1]["function"]["arguments"] += part.arguments
+            if part.result is not None:
+                ran.append(executed(part.result))
             if part.usage is not None:
                 total = add(total, part.usage)
                 choice.reason = _reason(part, bool(choice.calls))
@@ -116,11 +120,14 @@ class Chat:
                 scores = [self._score(score) for score in part.logprobs]
                 shown = {"content": scores, "refusal": None} if self.body.logprobs else None
                 yield chunk(part.index, {"content": part.text}, scores=shown)
-            if part.call is not None:
-                yield chunk(part.index, {"tool_calls": [{"index": calls[part.index], **_call(part.call)}]})
+            if part.opens:
+                yield chunk(part.index, {"tool_calls": [{"index": calls[part.index], **opened_call(part.opens)}]})
                 calls[part.index] += 1
-            if part.ran is not None:
-                yield {**chunk(part.index, {}), "executed_tools": [_ran(*part.ran)]}
+            if part.arguments:
+                more = {"index": calls[part.index] - 1, "function": {"arguments": part.arguments}}
+                yield chunk(part.index, {"tool_calls": [more]})
+            if part.result is not None:
+                yield {**chunk(part.index, {}), "executed_tools": [executed(part.result)]}
             if part.usage is not None:
                 total = add(total, part.usage)
                 yield chunk(part.index, {}, _reason(part, bool(calls[part.index])))
@@ -232,14 +239,14 @@ def usage(total: Usage) -> dict[str, Any]:
     }
 
 
-def _call(call: ToolCall) -> dict[str, Any]:
-    arguments = msgspec.json.encode(call.arguments).decode()
-    name = f"call_{secrets.token_hex(12)}"
-    return {"id": name, "type": "function", "function": {"name": call.name, "arguments": arguments}}
+def opened_call(name: str) -> dict[str, Any]:
+    """A call whose arguments are to come."""
+    return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": {"name": name, "arguments": ""}}
 
 
-def _ran(call: ToolCall, output: str) -> dict[str, Any]:
-    return {"name": call.name, "arguments": call.arguments, "output": output}
+def executed(result: ToolResult) -> dict[str, Any]:
+    """A call that the server ran."""
+    return {"name": result.call.name, "arguments": result.call.arguments, "output": result.output}
 
 
 def _reason(part: Part, called: bool) -> str:

@@ -9,13 +9,14 @@ from typing import Any
 from herd.engine.request import Event, Request, TokenLogprob, Usage
 from herd.serve.chat_completions import add, constraint, usage
 from herd.serve.errors import ApiError
-from herd.serve.model import Served, check_prompt, ensure_finished, generate, limits, sampling
+from herd.serve.reply import ensure_finished, generate, sampling
 from herd.serve.schema import CompletionRequest
+from herd.serve.served import Served, check_prompt, limits
 
 MAX_PROMPTS = 64
 
 
-class Completion:
+class CompletionJob:
     """One request, checked and ready to run."""
 
     def __init__(self, served: Served, body: CompletionRequest) -> None:

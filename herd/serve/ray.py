@@ -14,7 +14,7 @@ def app(arguments: dict[str, str]) -> Any:
         from herd.engine.open import open_engine
         from herd.serve.app import create_app
         from herd.serve.gate import GateSettings
-        from herd.serve.model import Served
+        from herd.serve.served import Served
         from herd.text.chat_format import chat_format
         from herd.weights.open import open_checkpoint
         from herd.weights.presets import preset_for

@@ -7,11 +7,13 @@ from typing import Any
 
 import msgspec
 
+from herd.engine.agent import Offer, Part
 from herd.engine.grammar import json_grammar
 from herd.engine.request import Usage
 from herd.serve.chat_completions import add, conversation
 from herd.serve.errors import ApiError
-from herd.serve.model import Offer, Part, Served, ensure_finished, limits, reply, sampling
+from herd.serve.reply import ensure_finished, reply, sampling
+from herd.serve.response_events import Output
 from herd.serve.schema import (
     CalledFunction,
     CallItem,
@@ -24,10 +26,11 @@ from herd.serve.schema import (
     ResponsesRequest,
     SchemaText,
 )
-from herd.text.messages import Message, Tool, ToolCall
+from herd.serve.served import Served, limits
+from herd.text.messages import Message, Tool
 
 
-class Response:
+class ResponseJob:
     """One request, checked and ready to run."""
 
     def __init__(self, served: Served, body: ResponsesRequest) -> None:
@@ -58,50 +61,19 @@ class Response:
 
     async def chunks(self, parts: AsyncIterator[Part]) -> AsyncIterator[dict[str, Any]]:
         """The events of a stream; the last one has the whole answer."""
-        number = -1
-
-        def event(kind: str, **fields: Any) -> dict[str, Any]:
-            nonlocal number
-            number += 1
-            return {"type": f"response.{kind}", "sequence_number": number, **fields}
-
-        output: list[dict[str, Any]] = []
-        yield event("created", response=self._response("in_progress", [], None))
-        yield event("in_progress", response=self._response("in_progress", [], None))
-        total, reason = Usage(0, 0, 0), None
-        open_text: dict[str, Any] | None = None
+        output, total, reason = Output(), Usage(0, 0, 0), None
+        yield output.event("created", response=self._response("in_progress", [], None))
+        yield output.event("in_progress", response=self._response("in_progress", [], None))
         async for part in parts:
             ensure_finished(part.reason)
-            if part.text:
-                if open_text is None:
-                    open_text = {"id": f"msg_{secrets.token_hex(16)}", "text": "", "at": len(output)}
-                    where = {"item_id": open_text["id"], "output_index": open_text["at"], "content_index": 0}
-                    yield event("output_item.added", output_index=len(output), item=_message(open_text, "in_progress"))
-                    yield event("content_part.added", **where, part=_text(""))
-                    output.append({})
-                open_text["text"] += part.text
-                yield event("output_text.delta", **where, delta=part.text, logprobs=[])
-            item = _executed(*part.ran) if part.ran else _called(part.call) if part.call else None
-            if (item or part.usage is not None) and open_text is not None:
-                done = _message(open_text, "completed")
-                yield event("output_text.done", **where, text=open_text["text"], logprobs=[])
-                yield event("content_part.done", **where, part=_text(open_text["text"]))
-                yield event("output_item.done", output_index=open_text["at"], item=done)
-                output[open_text["at"]] = done
-                open_text = None
-            if item is not None:
-                index = len(output)
-                output.append(item)
-                yield event("output_item.added", output_index=index, item={**item, "status": "in_progress"})
-                if item["type"] == "function_call":
-                    at = {"item_id": item["id"], "output_index": index}
-                    yield event("function_call_arguments.delta", **at, delta=item["arguments"])
-                    yield event("function_call_arguments.done", **at, name=item["name"], arguments=item["arguments"])
-                yield event("output_item.done", output_index=index, item=item)
+            for event in output.push(part):
+                yield event
             if part.usage is not None:
                 total, reason = add(total, part.usage), part.reason
-        kind = "incomplete" if reason == "length" else "completed"
-        yield event(kind, response=self._response(kind, output, total))
+        status = "incomplete" if reason == "length" else "completed"
+        for event in output.close(status):
+            yield event
+        yield output.event(status, response=self._response(status, output.items, total))
 
     def _response(self, status: str, output: list[dict[str, Any]], total: Usage | None) -> dict[str, Any]:
         body = self.body
@@ -123,31 +95,6 @@ class Response:
                 "total_tokens": total.prompt + total.completion,
             },
         }  # fmt: skip
-
-
-def _text(text: str) -> dict[str, Any]:
-    return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
-
-
-def _message(item: dict[str, Any], status: str) -> dict[str, Any]:
-    content = [_text(item["text"])] if status == "completed" else []
-    return {"id": item["id"], "type": "message", "status": status, "role": "assistant", "content": content}
-
-
-def _called(call: ToolCall) -> dict[str, Any]:
-    return {
-        "id": f"fc_{secrets.token_hex(16)}", "type": "function_call", "status": "completed",
-        "call_id": f"call_{secrets.token_hex(12)}", "name": call.name,
-        "arguments": msgspec.json.encode(call.arguments).decode(),
-    }  # fmt: skip
-
-
-def _executed(call: ToolCall, output: str) -> dict[str, Any]:
-    """A call that the server ran, in the shape that clients know from MCP servers' tools."""
-    return {
-        "id": f"mcp_{secrets.token_hex(16)}", "type": "mcp_call", "status": "completed", "server_label": "herd",
-        "name": call.name, "arguments": msgspec.json.encode(call.arguments).decode(), "output": output, "error": None,
-    }  # fmt: skip
 
 
 _ITEMS = MessageItem | CallItem | CallOutputItem

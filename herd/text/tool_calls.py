@@ -63,7 +63,7 @@ def _calls(text: str, known: frozenset[str] | None) -> list[ToolCall]:
     return [call for call in found if call] if all(found) else []
 
 
-class _JsonEnd:
+class JsonEnd:
     """Finds where a JSON object or array ends, a character at a time."""
 
     def __init__(self) -> None:
@@ -112,12 +112,17 @@ class ReplyParser:
         self._held = ""  # read, but not yet known to be text or call
         self._space = ""  # whitespace at the start of a line: dropped when a call follows
         self._mode = "line"
-        self._end = _JsonEnd()
+        self._end = JsonEnd()
         self._fenced = False
         self._after_call = False
         self._line = ""  # the first characters of the line, to see code fences
         self._name = ""
         self.python_tag = False  # whether the reply had <|python_tag|>
+
+    @property
+    def held(self) -> str:
+        """What has been read and is not yet known to be text or call."""
+        return self._held
 
     def push(self, piece: str) -> list[str | ToolCall]:
         """What `piece` completes."""
@@ -173,7 +178,7 @@ class ReplyParser:
             if len(self._space) > 4096:
                 self._emit("", out)
         elif character in "{[" and not self._fenced:
-            self._mode, self._held, self._end = "json", "", _JsonEnd()
+            self._mode, self._held, self._end = "json", "", JsonEnd()
             self._in_json(character, out)
         elif character in "bw" and not self._fenced:
             self._mode = "builtin"
@@ -234,7 +239,7 @@ class ReplyParser:
         self._held += character
         name = self._held[len(_FUNCTION) :]
         if character == ">" and len(name) > 1:
-            self._name, self._mode, self._end = name[:-1], "arguments", _JsonEnd()
+            self._name, self._mode, self._end = name[:-1], "arguments", JsonEnd()
         elif not _NAME.fullmatch(name) or len(name) > 256:
             self._replay(out)
 

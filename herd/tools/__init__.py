@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from herd.errors import HerdError
+from herd.errors import HerdError, first_line
 from herd.text.messages import Tool, ToolCall
 
 BUILTIN = {"code_interpreter": "code_interpreter", "calculator": "wolfram_alpha", "search": "brave_search"}
@@ -11,12 +11,15 @@ BUILTIN = {"code_interpreter": "code_interpreter", "calculator": "wolfram_alpha"
 MAX_OUTPUT = 20_000
 """Characters of a tool's output that a model is shown."""
 
+Run = Callable[[dict[str, object], float | None], str]
+"""What runs a tool: arguments, and the seconds it may take (None: its own limit) -> what it gives."""
+
 
 @dataclass
 class ToolBox:
     """Tools and how to run them. `closers` are called when the box is done with."""
 
-    runners: dict[str, tuple[Tool, Callable[[dict[str, object]], str]]] = field(default_factory=dict)
+    runners: dict[str, tuple[Tool, Run]] = field(default_factory=dict)
     closers: list[Callable[[], None]] = field(default_factory=list)
 
     def names(self) -> frozenset[str]:
@@ -28,14 +31,9 @@ class ToolBox:
         """What a model is offered."""
         return [tool for tool, _ in self.runners.values()]
 
-    def add(self, tool: Tool, run: Callable[[dict[str, object]], str]) -> None:
+    def add(self, tool: Tool, run: Run) -> None:
         """Put a tool in; one of the same name gives way."""
         self.runners[tool.name] = (tool, run)
-
-    def offered(self, trained: bool) -> tuple[list[Tool], list[str]]:
-        """Functions, and built-in tools by the names that Llama 3.1 was trained on, if the model is of that kind."""
-        builtin = [BUILTIN[name] for name in self.runners if trained and name in BUILTIN]
-        return [tool for tool in self.tools if not (trained and tool.name in BUILTIN)], builtin
 
     def __enter__(self) -> "ToolBox":
         return self
@@ -43,15 +41,17 @@ class ToolBox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def run(self, call: ToolCall) -> str:
-        """What a call gives, for the model to read: also when the tool fails, for then it can try again."""
+    def run(self, call: ToolCall, seconds: float | None = None) -> str:
+        """What a call gives within `seconds`, for the model to read: also when it fails, for then the model can try again."""
         name = next((ours for ours, trained in BUILTIN.items() if trained == call.name), call.name)
         if name not in self.runners:
             return f"error: there is no tool called {call.name!r}"
         try:
-            output = self.runners[name][1](call.arguments)
+            output = self.runners[name][1](call.arguments, seconds)
         except HerdError as error:
             output = f"error: {error}"
+        except Exception as error:  # a tool can raise anything
+            output = f"error: the tool failed ({first_line(error)})"
         if len(output) > MAX_OUTPUT:
             output = output[:MAX_OUTPUT] + f"\n[{len(output) - MAX_OUTPUT:,} more characters left out]"
         return output

@@ -43,12 +43,12 @@ def add_tools(box: ToolBox, names: Sequence[str], documents: Path | None = None)
         sandbox.check()
         box.add(
             Tool("code_interpreter", "Run Python code and get what it prints.", _one("code")),
-            lambda arguments: sandbox.run(_text(arguments, "code")),
+            lambda arguments, seconds: sandbox.run(_text(arguments, "code"), seconds),
         )
     if "calculator" in names:
         box.add(
             Tool("calculator", "Compute arithmetic, like sqrt(2) * 3**4 or 15% of 80.", _one("query")),
-            lambda arguments: calculate(_text(arguments, "query")),
+            lambda arguments, _: calculate(_text(arguments, "query")),
         )
     if "search" in names:
         if documents is None:
@@ -57,5 +57,5 @@ def add_tools(box: ToolBox, names: Sequence[str], documents: Path | None = None)
         box.closers.append(index.close)
         box.add(
             Tool("search", "Search the documents on this machine.", _one("query")),
-            lambda arguments: index.search(_text(arguments, "query")),
+            lambda arguments, _: index.search(_text(arguments, "query")),
         )

@@ -111,9 +111,9 @@ def add_servers(box: ToolBox, path: Path) -> None:
 
 
 def _runner(loop: _Loop, client: Any, name: str) -> Any:
-    def run(arguments: dict[str, object]) -> str:
+    def run(arguments: dict[str, object], seconds: float | None) -> str:
         try:
-            result = loop.wait(client.call_tool(name, arguments), _CALL_SECONDS)
+            result = loop.wait(client.call_tool(name, arguments), min(_CALL_SECONDS, seconds or _CALL_SECONDS))
         except Exception as error:
             raise RequestError(f"the tool failed: {_innermost(error)}") from error
         text = "\n".join(getattr(item, "text", f"[{item.type}]") for item in result.content)

@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from herd.errors import MissingDependencyError
@@ -62,8 +62,10 @@ class Sandbox:
                 "(sysctl kernel.unprivileged_userns_clone=1) or leave code_interpreter out"
             )
 
-    def run(self, code: str) -> str:
-        """What the code prints, its errors included, and a line on why it was stopped if it was."""
+    def run(self, code: str, seconds: float | None = None) -> str:
+        """What the code prints, its errors included, and a line on why it was stopped if it was, after `seconds` at most."""
+        if seconds is not None and seconds < self.seconds:
+            return replace(self, seconds=seconds).run(code)
         # Limits on processes do not bind root, so root's sandboxes are run as nobody.
         user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
         process = subprocess.Popen(

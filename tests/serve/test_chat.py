@@ -35,6 +35,20 @@ def create(client, messages=HELLO, **options):
     )
 
 
+def streamed_calls(stream):
+    """Id, name and arguments of each call of a stream, and in how many pieces the arguments came."""
+    calls, pieces = [], []
+    for chunk in stream:
+        for delta in chunk.choices[0].delta.tool_calls or [] if chunk.choices else []:
+            if delta.id:
+                assert delta.index == len(calls)
+                calls.append([delta.id, delta.function.name, ""])
+                pieces.append(0)
+            calls[delta.index][2] += delta.function.arguments
+            pieces[delta.index] += bool(delta.function.arguments)
+    return calls, pieces
+
+
 def test_a_reply_and_its_usage(client):
     answer = create(client)
     choice = answer.choices[0]
@@ -132,11 +146,13 @@ def test_forced_calls_are_valid_streamed_or_not(client, choice):
     arguments = json.loads(call.function.arguments)
     assert arguments["unit"] in ("c", "f")
     assert "Paris" in arguments["city"]
-    found = []
-    for chunk in create(client, question, stream=True, **options):
-        found += chunk.choices[0].delta.tool_calls or []
-    assert [(c.function.name, c.function.arguments) for c in found] == [(call.function.name, call.function.arguments)]
-    assert found[0].id != call.id
+    found, pieces = streamed_calls(create(client, question, stream=True, **options))
+    assert [(name, given) for _, name, given in found] == [(call.function.name, call.function.arguments)]
+    assert found[0][0] != call.id
+    assert pieces[0] > 4  # as they are generated
+    cut = create(client, question, **{**options, "max_tokens": 14}).choices[0]
+    assert (cut.finish_reason, len(cut.message.tool_calls)) == ("length", 1)
+    assert call.function.arguments.startswith(cut.message.tool_calls[0].function.arguments)
     turn = message.message.model_dump()
     result = {"role": "tool", "tool_call_id": call.id, "content": "18 degrees, sunny"}
     assert create(client, [*question, turn, result], tools=[WEATHER]).choices[0].message.content
@@ -148,9 +164,8 @@ def test_several_calls_have_ids_of_their_own(client):
     calls = create(client, **options).choices[0].message.tool_calls
     assert len(calls) > 3
     assert len({call.id for call in calls}) == len(calls)
-    streamed = [c for chunk in create(client, stream=True, **options) for c in chunk.choices[0].delta.tool_calls or []]
-    assert [c.index for c in streamed] == list(range(len(calls)))
-    assert [c.function.arguments for c in streamed] == [c.function.arguments for c in calls]
+    streamed, _ = streamed_calls(create(client, stream=True, **options))
+    assert [given for *_, given in streamed] == [c.function.arguments for c in calls]
 
 
 def test_none_and_unparsable_calls_are_content(client):

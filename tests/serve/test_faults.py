@@ -283,7 +283,7 @@ from herd.cli.common import open_model
 from herd.engine.open import open_engine
 from herd.serve.app import create_app
 from herd.serve.gate import GateSettings
-from herd.serve.model import Served
+from herd.serve.served import Served
 from herd.serve.server import bind, serve
 from herd.weights.presets import preset_for
 

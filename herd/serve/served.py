@@ -1,0 +1,92 @@
+"""The model that is served: its engine, its chat format, its tools, and the limits of requests to it."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from herd.engine.agent import Agent
+from herd.engine.engine import Engine
+from herd.engine.grammar import Grammars
+from herd.engine.request import Constraint, Request, SamplingParams
+from herd.errors import RequestError
+from herd.serve.errors import ApiError
+from herd.serve.metrics import Metrics
+from herd.text.chat_format import ChatFormat
+from herd.tools import ToolBox
+from herd.weights.presets import Preset
+
+
+@dataclass
+class Served:
+    """One model behind the API. `toolbox` are the tools that the server itself runs."""
+
+    name: str
+    engine: Engine
+    format: ChatFormat | None  # None: a base model without a chat format
+    preset: Preset
+    metrics: Metrics
+    toolbox: ToolBox = field(default_factory=ToolBox)
+    max_prompt: int | None = None  # tokens
+    timeout: float | None = None  # seconds, for requests that name none
+    created: int = field(default_factory=lambda: int(time.time()))
+
+    def __post_init__(self) -> None:
+        self.grammars = Grammars(self.engine.tokenizer, self.engine.backend.config.vocab)
+        self._agent = None if self.format is None else Agent(self.engine, self.format, self.toolbox, self.grammars)
+
+    def constraint(self, grammar: str) -> Callable[[], Constraint]:
+        """What holds a reply to a grammar. It may take a moment: call it on a thread."""
+        return self.grammars.constraint(grammar)
+
+    def agent(self) -> Agent:
+        """What replies to conversations; ApiError for a model without a chat format."""
+        if self._agent is None:
+            raise ApiError(400, f"{self.name} has no chat format; use /v1/completions", code="no_chat_format")
+        return self._agent
+
+    def warm_up(self) -> None:
+        """Touch all weights once, so that the first client does not wait for them."""
+        self.engine.complete(Request(prompt=[0], params=SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)))
+
+    def close(self) -> None:
+        """Stop the engine and the tools."""
+        self.grammars.close()
+        self.toolbox.close()
+        self.engine.close()
+
+
+class Limits(msgspec.Struct, frozen=True):
+    """How a request is treated, beside its sampling: seconds that it may take, and its place in the line."""
+
+    timeout: float | None = None
+    priority: int = 0
+
+
+def limits(served: Served, body: Any = None) -> Limits:
+    """The limits of a request: no longer than the server allows, and no place before others."""
+    timeout, priority = getattr(body, "timeout", None), getattr(body, "priority", None) or 0
+    if timeout is not None and not timeout > 0:
+        raise ApiError(400, f"timeout is {timeout}; expected seconds above 0", param="timeout")
+    if not 0 <= priority < 2**31:
+        raise ApiError(400, f"priority is {priority}; expected 0, the first in line, or more", param="priority")
+    allowed = [seconds for seconds in (timeout, served.timeout) if seconds is not None]
+    return Limits(min(allowed, default=None), priority)
+
+
+def check_model(served: Served, name: str | None) -> None:
+    """ApiError when a request is for another model."""
+    if name and name != served.name:
+        raise ApiError(
+            404, f"the model {name!r} is not served here; this is {served.name!r}", param="model", code="model_not_found"
+        )  # fmt: skip
+
+
+def check_prompt(served: Served, length: int) -> None:
+    """RequestError for a prompt longer than this server takes."""
+    if served.max_prompt is not None and length > served.max_prompt:
+        raise RequestError(
+            f"the prompt has {length:,} tokens; this server takes {served.max_prompt:,}", code="context_length_exceeded"
+        )
