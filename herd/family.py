@@ -30,6 +30,7 @@ class ModelConfig:
     """The shape of a dense Llama: pre-norm RMSNorm, rotary grouped-query attention, SwiGLU, no biases.
 
     `dim`, `ffn_dim` and `head_dim` are in elements, `context` in tokens. `tied` shares embedding and output weights.
+    `classes` above 0 means a head `score.weight` with so many rows in place of the vocabulary: reward models (1) and classifiers.
     Raises ConfigError naming the field when a value is impossible.
     """
 
@@ -45,12 +46,19 @@ class ModelConfig:
     rope_theta: float = 500_000.0
     rope_scaling: RopeScaling | None = None
     tied: bool = False
+    classes: int = 0
 
     def __post_init__(self) -> None:
         for name in ("layers", "dim", "ffn_dim", "heads", "kv_heads", "head_dim", "vocab", "context"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or not 0 < value <= 2**31:
                 raise ConfigError(f"model shape: {name} is {value!r}; expected a whole number from 1 to 2^31")
+        if not isinstance(self.classes, int) or isinstance(self.classes, bool) or not 0 <= self.classes <= 2**31:
+            raise ConfigError(
+                f"model shape: classes is {self.classes!r}; expected 0 (a vocabulary) or a number of classes"
+            )
+        if self.classes and self.tied:
+            raise ConfigError(f"model shape: a head of {self.classes} classes cannot be tied to the embedding")
         if self.heads % self.kv_heads:
             raise ConfigError(f"model shape: {self.heads} heads cannot share {self.kv_heads} kv_heads evenly")
         if self.head_dim % 2:
@@ -70,7 +78,8 @@ class ModelConfig:
         """Trainable parameters, a tied output head counted once."""
         attention = self.dim * self.head_dim * (2 * self.heads + 2 * self.kv_heads)
         layer = attention + 3 * self.dim * self.ffn_dim + 2 * self.dim
-        return self.layers * layer + self.dim + self.vocab * self.dim * (1 if self.tied else 2)
+        head = self.classes or (0 if self.tied else self.vocab)
+        return self.layers * layer + self.dim + (self.vocab + head) * self.dim
 
     @property
     def matmul_parameters(self) -> int:
@@ -116,7 +125,9 @@ class ModelConfig:
             shapes[p + "feed_forward.w3.weight"] = (self.ffn_dim, self.dim)
             shapes[p + "feed_forward.w2.weight"] = (self.dim, self.ffn_dim)
         shapes["norm.weight"] = (self.dim,)
-        if not self.tied:
+        if self.classes:
+            shapes["score.weight"] = (self.classes, self.dim)
+        elif not self.tied:
             shapes["output.weight"] = (self.vocab, self.dim)
         return shapes
 

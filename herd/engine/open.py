@@ -51,7 +51,7 @@ def open_backend(
         raise MissingDependencyError("the torch backend needs torch; install it with: pip install 'llama-herd[torch]'")
     from herd.engine.backends.torch import TorchBackend
 
-    return TorchBackend(checkpoint, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens)
+    return TorchBackend.load(checkpoint, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens)
 
 
 def open_engine(

@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from herd.family import ModelConfig
-from herd.model.llama import Transformer, from_checkpoint
+from herd.model.llama import Transformer
+from herd.model.load import from_checkpoint
 from herd.weights.checkpoint import Checkpoint
 
 MAX_BYTES = 4 << 30

@@ -1,26 +1,26 @@
 """Llama in plain torch: RMSNorm, rotary embedding with 3.1's scaling, grouped-query attention, SwiGLU.
 
-The model does not know where keys and values live. It hands queries, keys and values of each layer to an `attend`
-function: training attends within a batch (`causal_attention`), serving within a paged cache. Parallel layouts are
-applied from outside too, to the modules.
+`Transformer.forward` is the one door. The model does not know where keys and values live: each layer's attention has a
+`kernel` that may be replaced (`herd.model.attention` is the plain one, serving has one over a paged cache). Parts may be
+absent, so that a stage of a pipeline is a Transformer too. Parallel layouts are applied from outside, to the modules.
 
 "The Llama 3 Herd of Models" (arXiv 2407.21783), section 3.2; names and rotary order are those of Meta's checkpoints.
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
-from herd.errors import ConfigError
 from herd.family import ModelConfig, RopeScaling
-from herd.weights.checkpoint import StoredTensor
+from herd.model.attention import Documents, Kernel, attend
 
-Attend = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, queries [.., heads, head_dim], keys and values [.., kv_heads, head_dim]) -> [.., heads, head_dim]."""
+Rotary = tuple[Tensor, Tensor]
+"""Cosines and sines [.., 1, head_dim / 2] in float32, computed once a forward for all layers."""
 
 
 class RMSNorm(nn.Module):
@@ -52,16 +52,18 @@ def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -
     return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
-def apply_rope(x: Tensor, angle: Tensor) -> Tensor:
-    """Turn the pairs (2i, 2i+1) of x [..., heads, head_dim] by angle [..., head_dim / 2] (arXiv 2104.09864)."""
-    cos, sin = angle.cos().float().unsqueeze(-2), angle.sin().float().unsqueeze(-2)
+def apply_rope(x: Tensor, rotary: Rotary) -> Tensor:
+    """Turn the pairs (2i, 2i+1) of x [..., heads, head_dim] by the angles of `rotary` (arXiv 2104.09864)."""
+    cos, sin = rotary
     even, odd = x.float().view(*x.shape[:-1], -1, 2).unbind(-1)
     turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
     return turned.flatten(-2).to(x.dtype)
 
 
 class Attention(nn.Module):
-    """Grouped-query attention without biases (arXiv 2305.13245); head counts are those of this rank's share."""
+    """Grouped-query attention without biases (arXiv 2305.13245); head counts follow from the weights, so that a rank may hold a share."""
+
+    kernel: Kernel
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -71,10 +73,12 @@ class Attention(nn.Module):
         self.wk = nn.Linear(config.dim, kv, bias=False)
         self.wv = nn.Linear(config.dim, kv, bias=False)
         self.wo = nn.Linear(q, config.dim, bias=False)
+        self.kernel = attend
 
-    def forward(self, x: Tensor, angle: Tensor, layer: int, attend: Attend) -> Tensor:
-        q, k, v = (w(x).view(*x.shape[:-1], -1, self.head_dim) for w in (self.wq, self.wk, self.wv))
-        mixed = attend(layer, apply_rope(q, angle), apply_rope(k, angle), v)
+    def forward(self, x: Tensor, rotary: Rotary, mask: Any) -> Tensor:
+        q, k, v = (w(x) for w in (self.wq, self.wk, self.wv))
+        q, k, v = (y.view(*y.shape[:-1], -1, self.head_dim) for y in (q, k, v))
+        mixed = self.kernel(apply_rope(q, rotary), apply_rope(k, rotary), v, mask)
         out: Tensor = self.wo(mixed.flatten(-2))
         return out
 
@@ -103,111 +107,109 @@ class Block(nn.Module):
         self.attention_norm = RMSNorm(config.dim, config.norm_eps)
         self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
 
-    def forward(self, x: Tensor, angle: Tensor, layer: int, attend: Attend) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), angle, layer, attend)
+    def forward(self, x: Tensor, rotary: Rotary, mask: Any) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, mask)
         out: Tensor = x + self.feed_forward(self.ffn_norm(x))
         return out
 
 
-class Transformer(nn.Module):
-    """The whole model. `hidden` gives the last layer's normed states, `logits` multiplies them with the output head."""
+Head = Callable[[Tensor, Tensor], Any]
+"""(hidden [.., dim], weight of the output [rows, dim]) -> anything: what a loss computes without all logits at once."""
 
-    def __init__(self, config: ModelConfig) -> None:
+
+class Transformer(nn.Module):
+    """The whole model, or a stage of it: `layers` are the numbers of those that are here (default: all).
+
+    Without `embedding` the forward takes states instead of tokens; without `output` it gives states that no norm has
+    touched. Layers keep their numbers in names: `layers.7.attention.wq.weight`.
+    """
+
+    def __init__(
+        self, config: ModelConfig, *, layers: range | None = None, embedding: bool = True, output: bool = True
+    ) -> None:
         super().__init__()
         self.config = config
-        self.tok_embeddings = nn.Embedding(config.vocab, config.dim)
-        self.layers = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.norm = RMSNorm(config.dim, config.norm_eps)
-        self.output = nn.Linear(config.dim, config.vocab, bias=False)
-        if config.tied:
+        self.tok_embeddings = nn.Embedding(config.vocab, config.dim) if embedding else None
+        here = range(config.layers) if layers is None else layers
+        self.layers = nn.ModuleDict({str(i): Block(config) for i in here})
+        self.norm = RMSNorm(config.dim, config.norm_eps) if output else None
+        self.output = nn.Linear(config.dim, config.vocab, bias=False) if output and not config.classes else None
+        self.score = nn.Linear(config.dim, config.classes, bias=False) if output and config.classes else None
+        self._tie()
+        # plain numbers: neither a change of dtype nor a meta device touches them
+        with torch.device("cpu"):
+            self.frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling).tolist()
+
+    def _tie(self) -> None:
+        if self.config.tied and self.output is not None and self.tok_embeddings is not None:
             self.output.weight = self.tok_embeddings.weight
-        frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        self.frequencies: Tensor
-        self.register_buffer("frequencies", frequencies, persistent=False)
 
-    def hidden(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
-        """States [..., dim] of `tokens` [...] at `positions` [...]."""
-        x = self.tok_embeddings(tokens)
-        angle = positions.unsqueeze(-1).float() * self.frequencies
-        for i, layer in enumerate(self.layers):
-            x = layer(x, angle, i, attend)
-        normed: Tensor = self.norm(x)
-        return normed
+    @property
+    def blocks(self) -> list[Block]:
+        """The layers that are here, in order."""
+        return list(self.layers.values())  # type: ignore[arg-type]
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """Scores [..., vocab] in float32."""
-        scores: Tensor = self.output(hidden)
-        return scores.float()
+    @property
+    def head(self) -> nn.Linear | None:
+        """What the normed states are multiplied with: the output, or the scores of classes."""
+        return self.output if self.output is not None else self.score
 
-    def forward(self, tokens: Tensor, documents: Tensor | None = None) -> Tensor:
-        """Logits [batch, length, vocab] of whole sequences [batch, length].
+    def materialize(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "Transformer":
+        """Give a model made on the meta device memory, not yet filled; tied weights stay tied. Returns the model."""
+        if dtype is not None:
+            self.to(dtype)
+        self.to_empty(device=device)
+        self._tie()
+        return self
 
-        `documents` [batch, length] numbers the document of each token: tokens attend within their own document, and
-        positions start anew in each.
+    @torch.no_grad()
+    def init_weights(self, generator: torch.Generator | None = None) -> None:
+        """Fresh weights: normal with deviation 0.02, the two matrices that write to the residual 0.02 / sqrt(2 * layers)
+        (Radford et al. 2019), norms 1. Drawn in float32 tensor after tensor, so that dtype and device change nothing.
         """
-        positions = torch.arange(tokens.shape[1], device=tokens.device).expand_as(tokens)
-        mask = None
-        if documents is not None:
-            mask = document_mask(documents)
-            positions = positions - document_starts(documents)
-        return self.logits(self.hidden(tokens, positions, causal_attention(mask)))
+        for name, parameter in self.named_parameters():
+            if parameter.dim() == 1:
+                parameter.fill_(1.0)
+                continue
+            deviation = 0.02
+            if name.endswith(("wo.weight", "w2.weight")):
+                deviation /= math.sqrt(2 * self.config.layers)
+            drawn = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, deviation, generator=generator)
+            if isinstance(parameter, DTensor):
+                drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.copy_(drawn)
+
+    def rotary(self, positions: Tensor) -> Rotary:
+        """What turns queries and keys at `positions` [..]."""
+        frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions.device)
+        angle = (positions.unsqueeze(-1).float() * frequencies).unsqueeze(-2)
+        return angle.cos(), angle.sin()
+
+    def forward(
+        self, tokens: Tensor, positions: Tensor | None = None, mask: Any = None, *, head: bool | Head = True
+    ) -> Any:
+        """Logits [.., vocab or classes] in float32 of `tokens` [batch, length]; states [.., dim] with `head=False` or without an output.
+
+        A stage without an embedding takes the states [batch, length, dim] of the one before. `positions` [batch, length]
+        count from 0 (default: in each row, or in each of the documents of `mask`). `mask` goes to the attention kernels. A
+        `head` that is a function is called here, where its weight is whole in every parallel layout, and its result returned.
+        """
+        if positions is None:
+            positions = _positions(tokens, mask)
+        rotary = self.rotary(positions)
+        x = tokens if self.tok_embeddings is None else self.tok_embeddings(tokens)
+        for layer in self.layers.values():
+            x = layer(x, rotary, mask)
+        if self.norm is None:
+            return x
+        x = self.norm(x)
+        if head is False or self.head is None:
+            return x
+        return self.head(x).float() if head is True else head(x, self.head.weight)
 
 
-def document_mask(documents: Tensor) -> Tensor:
-    """Who may attend to whom [batch, 1, length, length]: earlier tokens of the same document."""
-    length = documents.shape[1]
-    same = documents.unsqueeze(2) == documents.unsqueeze(1)
-    return (same & torch.ones(length, length, dtype=torch.bool, device=documents.device).tril()).unsqueeze(1)
-
-
-def document_starts(documents: Tensor) -> Tensor:
-    """The index at which the document of each token starts [batch, length]; a document is a run of one number."""
-    index = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
-    first = torch.ones_like(documents, dtype=torch.bool)
-    first[:, 1:] = documents[:, 1:] != documents[:, :-1]
-    return torch.where(first, index, 0).cummax(dim=1).values
-
-
-def causal_attention(mask: Tensor | None = None) -> Attend:
-    """Attention within a batch [batch, length, heads, head_dim], causal or by `mask` [batch, 1, length, length]."""
-
-    def attend(_: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-        mixed = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
-        return mixed.transpose(1, 2)
-
-    return attend
-
-
-def load_weights(
-    model: Transformer,
-    tensors: Mapping[str, StoredTensor],
-    cut: Callable[[str, Tensor], Tensor] = lambda _, tensor: tensor,
-) -> None:
-    """Fill `model` from a checkpoint's tensors; `cut` keeps a rank's share of each. Quantized weights are decoded.
-
-    ConfigError when a tensor's shape is not the module's.
-    """
-    parameters = dict(model.named_parameters())
-    for name, stored in tensors.items():
-        parameter = parameters.get(name)
-        if parameter is None and name == "output.weight":
-            continue  # tied: the module shares the embedding
-        value = cut(name, torch.from_numpy(np.require(stored.float32(), requirements="W")))
-        if parameter is None or parameter.shape != value.shape:
-            have = None if parameter is None else list(parameter.shape)
-            raise ConfigError(f"tensor {name} has shape {list(value.shape)}; the model expects {have}")
-        with torch.no_grad():
-            parameter.copy_(value)
-
-
-def from_checkpoint(config: ModelConfig, tensors: Mapping[str, StoredTensor], dtype: torch.dtype) -> Transformer:
-    """A model on the CPU with a checkpoint's weights in `dtype`."""
-    with torch.device("meta"):
-        model = Transformer(config)
-    model = model.to(dtype).to_empty(device="cpu")
-    model.frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-    if config.tied:
-        model.output.weight = model.tok_embeddings.weight
-    load_weights(model, tensors)
-    return model.eval()
+def _positions(tokens: Tensor, mask: Any) -> Tensor:
+    shape = tokens.shape[:2]
+    if isinstance(mask, Documents):
+        return mask.positions(shape, tokens.device)
+    return torch.arange(shape[1], device=tokens.device).expand(shape)

@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from herd.model.llama import Transformer, from_checkpoint
+from herd.model.llama import Transformer
+from herd.model.load import from_checkpoint
 from herd.quant.dequantize import dequantize
 from herd.quant.formats import number_format
 from herd.weights.checkpoint import Checkpoint, StoredTensor

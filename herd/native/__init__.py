@@ -43,6 +43,10 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
     Raises ConfigError for a shape or an instruction set it cannot run.
     """
     config = checkpoint.config
+    if config.classes:
+        raise ConfigError(
+            f"this checkpoint has a head of {config.classes} classes and writes no text; herd.model scores with it"
+        )
     # Every operation is rounded to float32, as the reference's are.
     exponents = array("f", (pair / config.head_dim for pair in range(0, config.head_dim, 2)))
     frequencies = array("f", (1 / base for base in array("f", (config.rope_theta**e for e in exponents))))

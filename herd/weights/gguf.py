@@ -199,7 +199,8 @@ def _config(
         norm_eps=_shortest(number(metadata, "llama.attention.layer_norm_rms_epsilon", 1e-5, where)),
         rope_theta=number(metadata, "llama.rope.freq_base", 10_000.0, where),
         rope_scaling=_rope_scaling(metadata, rope, head_dim, where),
-        tied="output.weight" not in tensors,
+        tied="output.weight" not in tensors and "score.weight" not in tensors,
+        classes=tensors["score.weight"].row_count if "score.weight" in tensors else 0,
     )
 
 

@@ -25,6 +25,7 @@ from herd.weights.sidecars import read_tokenizer, write_tokenizer
 
 _DTYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "F8_E4M3"}
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "bfloat16"}
+_GENERATES, _CLASSIFIES = "LlamaForCausalLM", "LlamaForSequenceClassification"
 _MAX_HEADER = 100 << 20
 _SHARD_BYTES = 5_000_000_000
 _PLAIN: dict[str, tuple[Any, ...]] = {
@@ -181,10 +182,11 @@ def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
     """A `config.json` as a shape; FormatError naming the first feature outside the Llama architecture."""
     architectures = settings.get("architectures") or []
     model_type = settings.get("model_type")
-    if model_type != "llama" or (architectures and "LlamaForCausalLM" not in architectures):
+    if model_type != "llama" or (architectures and not {_GENERATES, _CLASSIFIES} & set(architectures)):
         raise FormatError(
-            f"{where}: model_type {model_type!r}, architectures {architectures}; herd runs LlamaForCausalLM"
+            f"{where}: model_type {model_type!r}, architectures {architectures}; herd runs {_GENERATES} and {_CLASSIFIES}"
         )
+    classifies = _CLASSIFIES in architectures
     for key, plain in _PLAIN.items():
         if key in settings and settings[key] not in plain:
             raise FormatError(f"{where}: {key} is {settings[key]!r}; herd does not run models with that feature")
@@ -211,7 +213,8 @@ def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
         norm_eps=number(settings, "rms_norm_eps", 1e-6, where),
         rope_theta=number({**rope, **settings}, "rope_theta", 10_000.0, where),
         rope_scaling=_rope_scaling(scaling, where),
-        tied=bool(settings.get("tie_word_embeddings", False)),
+        tied=bool(settings.get("tie_word_embeddings", False)) and not classifies,
+        classes=(settings.get("num_labels") or len(settings.get("id2label") or "01")) if classifies else 0,
     )  # fmt: skip
 
 
@@ -234,7 +237,7 @@ def _rope_scaling(scaling: Any, where: str) -> RopeScaling | None:
 def config_to_hf(config: ModelConfig, dtype: str = "BF16") -> dict[str, Any]:
     """The `config.json` of a shape, as transformers writes it for LlamaForCausalLM."""
     settings: dict[str, Any] = {
-        "architectures": ["LlamaForCausalLM"],
+        "architectures": [_CLASSIFIES if config.classes else _GENERATES],
         "model_type": "llama",
         "hidden_size": config.dim,
         "intermediate_size": config.ffn_dim,
@@ -253,6 +256,9 @@ def config_to_hf(config: ModelConfig, dtype: str = "BF16") -> dict[str, Any]:
         "mlp_bias": False,
         "torch_dtype": _TORCH_NAMES[dtype],
     }
+    if config.classes:
+        settings["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.classes)}
+        settings["label2id"] = {name: int(i) for i, name in settings["id2label"].items()}
     if config.rope_scaling is not None:
         settings["rope_scaling"] = {
             "rope_type": "llama3",

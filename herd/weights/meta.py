@@ -103,7 +103,10 @@ def _config(params: dict[str, Any], shards: list[PthFile], where: str) -> ModelC
             original_context=positive_int({"rope_original_context": 8192, **params}, "rope_original_context", where),
         )
     output = shards[0].tensors.get("output.weight")
-    tied = output is None or output.storage.key == shards[0].tensors["tok_embeddings.weight"].storage.key
+    score = shards[0].tensors.get("score.weight")
+    tied = score is None and (
+        output is None or output.storage.key == shards[0].tensors["tok_embeddings.weight"].storage.key
+    )
     return ModelConfig(
         layers=layers,
         dim=dim,
@@ -117,6 +120,7 @@ def _config(params: dict[str, Any], shards: list[PthFile], where: str) -> ModelC
         rope_theta=theta,
         rope_scaling=scaling,
         tied=tied,
+        classes=0 if score is None else score.shape[0],
     )
 
 

@@ -16,7 +16,7 @@ from tests.models import random_checkpoint
 if int(os.environ.get("WORLD_SIZE", "1")) > 1:
     dist.init_process_group("gloo")
 checkpoint = random_checkpoint(shape("tiny"))
-backend = TorchBackend(checkpoint, threads=1, cache_tokens=2048)
+backend = TorchBackend.load(checkpoint, threads=1, cache_tokens=2048)
 if backend.rank:
     backend.follow()
 else:

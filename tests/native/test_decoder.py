@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from herd import native
 from herd.engine.backend import Row, Sampling, StepPlan
 from herd.engine.backends.native import NativeBackend
-from herd.engine.backends.torch import TorchBackend
 from herd.engine.request import SamplingParams
 from herd.engine.sampling import choose
 from herd.errors import ConfigError
 from herd.family import ModelConfig, RopeScaling
-from herd.model.llama import causal_attention, from_checkpoint
+from herd.model.attention import attend
+from herd.model.load import from_checkpoint
 from herd.quant.formats import FORMATS
 from herd.weights.checkpoint import Checkpoint, StoredTensor
 from tests.models import byte_tokenizer, random_checkpoint
@@ -78,13 +78,9 @@ TOKENS = [(i * 37 + 11) % 300 for i in range(150)]
 def reference(checkpoint: Checkpoint, tokens: list[int]) -> np.ndarray:
     """The same from the torch model in float32, keys and values rounded to float16 as the decoder's cache holds them."""
     model = from_checkpoint(checkpoint.config, checkpoint.tensors, torch.float32)
-    plain = causal_attention()
-
-    def attend(layer, q, k, v):
-        return plain(layer, q, k.half().float(), v.half().float())
-
-    hidden = model.hidden(torch.tensor([tokens]), torch.arange(len(tokens))[None], attend)
-    scores = torch.log_softmax(model.logits(hidden)[0].double(), -1)
+    for block in model.blocks:
+        block.attention.kernel = lambda q, k, v, mask: attend(q, k.half().float(), v.half().float(), mask)
+    scores = torch.log_softmax(model(torch.tensor([tokens]))[0].double(), -1)
     return scores[torch.arange(len(tokens) - 1), torch.tensor(tokens[1:])].numpy()
 
 
@@ -240,12 +236,10 @@ def _logits(backend) -> np.ndarray:
 def _constant(backend) -> np.float32:
     """The repetition penalty looks at signs, so the constant is needed: found from the penalty itself."""
     if len(_SAMPLER) == 2:
-        reference = TorchBackend(_SAMPLER[0][1])
-        tokens = torch.tensor([9, 11, 5])
-        plan = StepPlan([Row([9, 11, 5], 0, [0])])
+        checkpoint = _SAMPLER[0][1]
         with torch.inference_mode():
-            hidden = reference.model.hidden(tokens, torch.arange(3), reference._attention(plan))
-            logits = reference.model.logits(hidden[-1]).numpy()
+            model = from_checkpoint(checkpoint.config, checkpoint.tensors, torch.float32)
+            logits = model(torch.tensor([[9, 11, 5]]))[0, -1].numpy()
         _SAMPLER.append(np.float32(np.mean(logits - _SAMPLER[1])))
     return _SAMPLER[2]
 

@@ -7,7 +7,9 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from herd.family import RopeScaling, shape
-from herd.model.llama import Transformer, causal_attention, from_checkpoint
+from herd.model.attention import Documents
+from herd.model.llama import Transformer
+from herd.model.load import from_checkpoint
 from herd.weights.convert import convert
 from herd.weights.hf import config_to_hf
 from herd.weights.open import open_checkpoint
@@ -92,7 +94,7 @@ def test_random_shapes_with_scaled_rope_past_8192(change, tmp_path):
     tokens = torch.randint(0, config.vocab, (1, 96), generator=generator)
     for start in (0, 8_150, 40_000, 130_000):
         positions = torch.arange(start, start + 96).unsqueeze(0)
-        mine = ours.logits(ours.hidden(tokens, positions, causal_attention()))
+        mine = ours(tokens, positions)
         other = theirs(tokens, position_ids=positions).logits
         assert (mine - other).abs().max() < TOLERANCE
 
@@ -102,8 +104,7 @@ def test_documents_in_one_sequence_do_not_see_each_other():
     config = shape("tiny")
     model = from_checkpoint(config, random_checkpoint(config).tensors, torch.float32)
     a, b = torch.randint(0, config.vocab, (1, 11)), torch.randint(0, config.vocab, (1, 6))
-    documents = torch.tensor([[0] * 11 + [1] * 6])
-    packed = model(torch.cat([a, b], dim=1), documents)
+    packed = model(torch.cat([a, b], dim=1), mask=Documents((11, 6)))
     torch.testing.assert_close(packed[:, :11], model(a), atol=1e-5, rtol=0)
     torch.testing.assert_close(packed[:, 11:], model(b), atol=1e-5, rtol=0)
 

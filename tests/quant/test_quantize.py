@@ -11,7 +11,7 @@ import torch
 from herd.engine.quantize import quantized, write
 from herd.errors import ConfigError
 from herd.family import ModelConfig
-from herd.model.llama import from_checkpoint
+from herd.model.load import from_checkpoint
 from herd.quant.dequantize import dequantize
 from herd.quant.quantize import WRITTEN, quantize, quantize_calibrated, quantize_fp8, to_e4m3
 from herd.weights.open import open_checkpoint

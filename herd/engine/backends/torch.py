@@ -1,11 +1,11 @@
 """The torch backend: the reference model over a paged cache, on CPU or CUDA, split over ranks under torchrun.
 
-Under torchrun rank 0 runs the engine; the other ranks sit in `follow` and compute their share of every plan that
-rank 0 broadcasts. Weights are cut as Megatron-LM does (arXiv 1909.08053): heads and feed-forward columns over ranks,
-one all-reduce after attention and one after the feed-forward.
+Rank 0 of the process group runs the engine; the other ranks sit in `follow` and compute their share of every plan that
+rank 0 sends. `herd.model.sharding` says how weights are cut.
 """
 
-from dataclasses import replace
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -13,199 +13,272 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from herd.engine.backend import RowResult, StepPlan
-from herd.engine.sampling import choose, log_probability
+from herd.engine.backend import Row, RowResult, StepPlan
+from herd.engine.backends.torch_sampling import choose_rows, log_probabilities
 from herd.errors import ConfigError
-from herd.model.llama import Transformer, load_weights, rope_frequencies
+from herd.family import ModelConfig
+from herd.model.llama import Transformer
+from herd.model.load import load_weights
+from herd.model.sharding import add_sums, cut_of, share_of
 from herd.weights.checkpoint import Checkpoint
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_BY_ROWS = ("wq.weight", "wk.weight", "wv.weight", "w1.weight", "w3.weight")
-_BY_COLUMNS = ("wo.weight", "w2.weight")
+_SCORED = 64 << 20
+"""Bytes of logits that are held at once when a prompt is scored."""
 
 
 class TorchBackend:
-    """One model in torch. `dtype` is float32 on a CPU and bfloat16 on a GPU unless named."""
+    """A paged cache around a model that may be alive: one in training answers with its weights as they are at each step.
+
+    `model` gives the same logits on every rank of `group`; `config` is the whole model's shape and `kv_heads` how many of
+    its heads this rank computes, where the model is a share of it.
+    """
 
     name = "torch"
 
     def __init__(
         self,
+        model: Transformer,
+        *,
+        config: ModelConfig | None = None,
+        kv_heads: int | None = None,
+        group: dist.ProcessGroup | None = None,
+        cache_tokens: int = 16_384,
+        block_size: int = 16,
+    ) -> None:
+        self.model, self.group = model, group
+        self.config = config or model.config
+        if self.config.classes:
+            raise ConfigError("this checkpoint scores classes; it has no next token to choose")
+        weight = next(model.parameters())
+        self.device, self.dtype = weight.device, weight.dtype
+        self.rank, self.world = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
+        self.block_size = block_size
+        self.block_count = max(1, -(-cache_tokens // block_size))
+        shape = (2, self.block_count * block_size, kv_heads or model.config.kv_heads, self.config.head_dim)
+        self.kernels = [PagedAttention(torch.zeros(shape, dtype=self.dtype, device=self.device)) for _ in model.blocks]
+
+    @classmethod
+    def load(
+        cls,
         checkpoint: Checkpoint,
         *,
         device: str | None = None,
         dtype: str | None = None,
+        threads: int | None = None,
         cache_tokens: int = 16_384,
         block_size: int = 16,
-        threads: int | None = None,
-    ) -> None:
-        config = checkpoint.config
-        self.rank, self.world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-        if config.kv_heads % self.world or config.ffn_dim % self.world:
-            raise ConfigError(
-                f"{self.world} processes cannot share {config.kv_heads} kv heads and {config.ffn_dim} feed-forward columns "
-                "evenly; start fewer"
-            )
+    ) -> "TorchBackend":
+        """A checkpoint's model, shared by all processes of torch.distributed where that is initialized.
+
+        `dtype` is float32 on a CPU and bfloat16 on a GPU unless named.
+        """
+        group = dist.group.WORLD if dist.is_initialized() else None
+        rank, world = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
         if device is None:
-            device = f"cuda:{self.rank}" if torch.cuda.is_available() else "cpu"
+            device = f"cuda:{rank}" if torch.cuda.is_available() else "cpu"
         if device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {device}: this torch sees no GPU; use --device cpu")
         if dtype is not None and dtype not in _DTYPES:
             raise ConfigError(f"dtype {dtype!r}: expected one of {', '.join(_DTYPES)}")
         if threads is not None:
             torch.set_num_threads(threads)
-        self.device = torch.device(device)
-        self.dtype = _DTYPES[dtype] if dtype else (torch.float32 if self.device.type == "cpu" else torch.bfloat16)
-        self.config, self.block_size = config, block_size
-        self.block_count = max(1, -(-cache_tokens // block_size))
-        share = replace(
-            config,
-            heads=config.heads // self.world,
-            kv_heads=config.kv_heads // self.world,
-            ffn_dim=config.ffn_dim // self.world,
-        )
+        share = share_of(checkpoint.config, world)
         with torch.device("meta"):
             model = Transformer(share)
-        model = model.to(self.dtype).to_empty(device=self.device)
-        frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling)
-        model.frequencies = frequencies.to(self.device)
-        if config.tied:
-            model.output.weight = model.tok_embeddings.weight
-        load_weights(model, checkpoint.tensors, self._cut)
+        model.materialize(device, _DTYPES[dtype] if dtype else torch.float32 if device == "cpu" else torch.bfloat16)
+        load_weights(model, checkpoint.tensors, cut_of(rank, world))
         checkpoint.forget()
-        self.model = model.eval()
-        if self.world > 1:
-            for name, module in model.named_modules():
-                if name.endswith((".wo", ".w2")):
-                    module.register_forward_hook(_all_reduce)
-        shape = (config.layers, 2, self.block_count * block_size, share.kv_heads, config.head_dim)
-        self.cache = torch.zeros(shape, dtype=self.dtype, device=self.device)
-
-    def _cut(self, name: str, tensor: Tensor) -> Tensor:
-        """This rank's share of a whole tensor."""
-        if name.endswith(_BY_ROWS):
-            return tensor.chunk(self.world, dim=0)[self.rank]
-        return tensor.chunk(self.world, dim=1)[self.rank] if name.endswith(_BY_COLUMNS) else tensor
+        if group is not None and world > 1:
+            add_sums(model, group)
+        return cls(
+            model.eval(), config=checkpoint.config, group=group, cache_tokens=cache_tokens, block_size=block_size
+        )
 
     def step(self, plan: StepPlan) -> list[RowResult]:
-        """Compute a plan on all ranks; rank 0 samples."""
+        """Compute a plan on all ranks; rank 0 samples.
+
+        A row's tokens are chosen from its own logits alone. The logits themselves come from matrix products whose order of
+        summation depends on how many tokens a step has, on CPUs and GPUs alike: they may differ in their last bits by company.
+        """
         if self.world > 1:
-            dist.broadcast_object_list([plan], src=0)
-        return self._step(plan)
+            self._send(_packed(plan.rows))
+        return self._step(plan.rows)
 
     def follow(self) -> None:
         """The life of a rank other than 0: compute its share of every plan until rank 0 closes."""
-        while True:
-            received: list[Any] = [None]
-            dist.broadcast_object_list(received, src=0)
-            if received[0] is None:
-                dist.barrier()  # leave together: gloo aborts when a peer goes first
-                return
-            self._step(received[0])
+        while (received := self._receive()) is not None:
+            self._step(_unpacked(received))
+        dist.barrier(self.group)  # leave together: gloo aborts when a peer goes first
 
     def close(self) -> None:
         """Free the cache and send the other ranks home."""
         if self.world > 1 and self.rank == 0:
-            dist.broadcast_object_list([None], src=0)
-            dist.barrier()
+            self._send([])
+            dist.barrier(self.group)
             self.world = 1
-        self.cache = self.cache[:0]
+        self.kernels = []
 
-    @torch.inference_mode()
-    def _step(self, plan: StepPlan) -> list[RowResult]:
-        rows, device = plan.rows, self.device
-        tokens = torch.tensor([t for row in rows for t in row.tokens], device=device)
-        positions = torch.cat([torch.arange(row.start, row.start + len(row.tokens)) for row in rows]).to(device)
-        hidden = self.model.hidden(tokens, positions, self._attention(plan))
-        wanted: list[int] = []
-        end = 0
-        for row in rows:
-            first, end = end, end + len(row.tokens)
-            if row.targets is not None:
-                wanted += range(first, first + len(row.targets))
-            if row.sampling is not None:
-                wanted.append(end - 1)
-        if not wanted or self.rank:
-            return [RowResult() for _ in rows]
-        logits = self.model.logits(hidden[torch.tensor(wanted, device=device)]).cpu().numpy()
-        results = []
-        at = 0
-        for row in rows:
-            result = RowResult()
-            if row.targets is not None:
-                count = len(row.targets)
-                scored = zip(logits[at : at + count], row.targets, strict=True)
-                result.scores = [log_probability(one, target, row.target_top) for one, target in scored]
-                at += count
-            if row.sampling is not None:
-                result.token = choose(logits[at], row.sampling)
-                if row.sampling.params.logprobs is not None:
-                    result.logprob = log_probability(logits[at], result.token, row.sampling.params.logprobs)
-                at += 1
-            results.append(result)
-        return results
+    def _send(self, numbers: list[int]) -> None:
+        """Numbers to all ranks; none are the end."""
+        dist.broadcast(self._tensor([len(numbers)]), group=self.group, group_src=0)
+        if numbers:
+            dist.broadcast(self._tensor(numbers), group=self.group, group_src=0)
 
-    def _attention(self, plan: StepPlan) -> Any:
-        """The `attend` function of a plan: write keys and values to the cache, read each row's back."""
-        rows, size, device = plan.rows, self.block_size, self.device
-        slots = []
+    def _receive(self) -> list[int] | None:
+        count = self._tensor([0])
+        dist.broadcast(count, group=self.group, group_src=0)
+        if not int(count):
+            return None
+        numbers = self._tensor([0] * int(count))
+        dist.broadcast(numbers, group=self.group, group_src=0)
+        received: list[int] = numbers.tolist()
+        return received
+
+    def _tensor(self, numbers: list[int]) -> Tensor:
+        return torch.tensor(numbers, dtype=torch.int64, device=self.device)
+
+    @contextlib.contextmanager
+    def _paged(self) -> Iterator[None]:
+        """The model attends within the cache, and as before when the step is over."""
+        attentions = [block.attention for block in self.model.blocks]
+        before = [attention.kernel for attention in attentions]
+        for attention, paged in zip(attentions, self.kernels, strict=True):
+            attention.kernel = paged
+        try:
+            yield
+        finally:
+            for attention, kernel in zip(attentions, before, strict=True):
+                attention.kernel = kernel
+
+    @torch.no_grad()
+    def _step(self, rows: Sequence[Row]) -> list[RowResult]:
+        tokens = self._tensor([t for row in rows for t in row.tokens])
+        positions = torch.cat([torch.arange(row.start, row.start + len(row.tokens)) for row in rows]).to(self.device)
+
+        def answer(hidden: Tensor, weight: Tensor) -> list[RowResult]:
+            return _answers(rows, hidden[0], weight)
+
+        with self._paged():
+            found: Any = self.model(
+                tokens[None], positions[None], _Pages(rows, self.block_size, self.device),
+                head=answer if self.rank == 0 else False,
+            )  # fmt: skip
+        return found if self.rank == 0 else [RowResult() for _ in rows]
+
+
+def _packed(rows: Sequence[Row]) -> list[int]:
+    """What other ranks need of a plan, as numbers: its tokens and where they lie, nothing of how one is chosen."""
+    numbers = [len(rows)]
+    for row in rows:
+        numbers += [len(row.tokens), row.start, len(row.blocks), *row.tokens, *row.blocks]
+    return numbers
+
+
+def _unpacked(numbers: list[int]) -> list[Row]:
+    rows, at = [], 1
+    for _ in range(numbers[0]):
+        count, start, blocks = numbers[at : at + 3]
+        at += 3
+        rows.append(Row(numbers[at : at + count], start, numbers[at + count : at + count + blocks]))
+        at += count + blocks
+    return rows
+
+
+def _answers(rows: Sequence[Row], hidden: Tensor, weight: Tensor) -> list[RowResult]:
+    """What each row asked for, from the states [tokens, dim] of all and the output's weight."""
+    results = [RowResult() for _ in rows]
+    sampled, last = [], []
+    end = 0
+    for i, row in enumerate(rows):
+        first, end = end, end + len(row.tokens)
+        if row.targets is not None:
+            results[i].scores = _scores(hidden[first : first + len(row.targets)], weight, row.targets, row.target_top)
+        if row.sampling is not None:
+            sampled.append(i)
+            last.append(end - 1)
+    if sampled:
+        logits = F.linear(hidden[torch.tensor(last, device=hidden.device)], weight).float()
+        samplings = [s for row in rows if (s := row.sampling) is not None]
+        tokens = choose_rows(logits, samplings)
+        for i, token in zip(sampled, tokens, strict=True):
+            results[i].token = token
+        asked = [k for k, one in enumerate(samplings) if one.params.logprobs is not None]
+        if asked:
+            found = log_probabilities(
+                logits[torch.tensor(asked, device=logits.device)], [tokens[k] for k in asked],
+                [samplings[k].params.logprobs or 0 for k in asked],
+            )  # fmt: skip
+            for k, one in zip(asked, found, strict=True):
+                results[sampled[k]].logprob = one
+    return results
+
+
+def _scores(hidden: Tensor, weight: Tensor, targets: list[int], top: int) -> list[Any]:
+    step = max(1, _SCORED // (4 * weight.shape[0]))
+    scores = []
+    for first in range(0, len(targets), step):
+        part = targets[first : first + step]
+        logits = F.linear(hidden[first : first + step], weight).float()
+        scores += log_probabilities(logits, part, [top] * len(part))
+    return scores
+
+
+class _Pages:
+    """Where the tokens of a step lie in the cache: the mask of `PagedAttention`, the same for all layers."""
+
+    def __init__(self, rows: Sequence[Row], size: int, device: torch.device) -> None:
+        self.slots = []
         for row in rows:
             table = torch.tensor(row.blocks)
             position = torch.arange(row.start + len(row.tokens))
-            slots.append((table[position // size] * size + position % size).to(device))
-        written = torch.cat([slot[row.start :] for slot, row in zip(slots, rows, strict=True)])
-        single = [i for i, row in enumerate(rows) if len(row.tokens) == 1]
-        offsets = [0]
-        for row in rows:
-            offsets.append(offsets[-1] + len(row.tokens))
-        batch = _Decodes([slots[i] for i in single], torch.tensor([offsets[i] for i in single], device=device))
-        masks = [_causal(row.start, len(row.tokens), device) for row in rows]
-
-        def attend(layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-            keys, values = self.cache[layer]
-            keys[written], values[written] = k, v
-            out = torch.empty_like(q)
-            if single:
-                out[batch.rows] = batch.attend(q, keys, values)
-            for i, row in enumerate(rows):
-                if len(row.tokens) > 1:
-                    span = slice(offsets[i], offsets[i + 1])
-                    out[span] = _attend(q[span].unsqueeze(0), keys[slots[i]], values[slots[i]], masks[i])[0]
-            return out
-
-        return attend
+            self.slots.append((table[position // size] * size + position % size).to(device))
+        self.written = torch.cat([slot[row.start :] for slot, row in zip(self.slots, rows, strict=True)])
+        counts = [len(row.tokens) for row in rows]
+        ends = torch.tensor(counts).cumsum(0).tolist()
+        self.long = [
+            (slice(end - count, end), self.slots[i], _causal(rows[i].start, count, device))
+            for i, (end, count) in enumerate(zip(ends, counts, strict=True))
+            if count > 1
+        ]
+        single = [i for i, count in enumerate(counts) if count == 1]
+        self.single = torch.tensor([ends[i] - 1 for i in single], device=device)
+        if single:
+            self.padded = nn.utils.rnn.pad_sequence([self.slots[i] for i in single], batch_first=True)
+            lengths = torch.tensor([len(self.slots[i]) for i in single], device=device)
+            inside = torch.arange(self.padded.shape[1], device=device) < lengths.unsqueeze(1)
+            self.inside = None if bool(inside.all()) else inside[:, None, None, :]
 
 
-class _Decodes:
-    """All rows of one token, padded to the longest, attended to in one call."""
+class PagedAttention:
+    """One layer's attention over its part of the cache [keys and values, slots, kv_heads, head_dim]."""
 
-    def __init__(self, slots: list[Tensor], rows: Tensor) -> None:
-        self.rows = rows
-        if slots:
-            self.slots = nn.utils.rnn.pad_sequence(slots, batch_first=True)
-            lengths = torch.tensor([len(slot) for slot in slots], device=rows.device)
-            inside = torch.arange(self.slots.shape[1], device=rows.device) < lengths.unsqueeze(1)
-            self.mask = None if inside.all() else inside[:, None, None, :]
+    def __init__(self, cache: Tensor) -> None:
+        self.cache = cache
 
-    def attend(self, q: Tensor, keys: Tensor, values: Tensor) -> Tensor:
-        return _attend(q[self.rows].unsqueeze(1), keys[self.slots], values[self.slots], self.mask)[:, 0]
+    def __call__(self, q: Tensor, k: Tensor, v: Tensor, pages: _Pages) -> Tensor:
+        """Write keys and values [1, tokens, kv_heads, head_dim] to the cache, then attend with each row's own."""
+        keys, values = self.cache
+        keys[pages.written], values[pages.written] = k[0], v[0]
+        out = torch.empty_like(q)
+        if len(pages.single):  # all rows of one token, padded to the longest, in one call
+            mixed = _attend(q[0, pages.single].unsqueeze(1), keys[pages.padded], values[pages.padded], pages.inside)
+            out[0, pages.single] = mixed[:, 0]
+        for span, slots, mask in pages.long:
+            out[:, span] = _attend(q[:, span], keys[slots].unsqueeze(0), values[slots].unsqueeze(0), mask)
+        return out
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """Grouped attention of q [batch, n, heads, d] over k and v [(batch,) length, kv_heads, d]."""
-    if k.dim() == 3:
-        k, v = k.unsqueeze(0), v.unsqueeze(0)
+    """Grouped attention of q [batch, n, heads, d] over k and v [batch, length, kv_heads, d]; without a mask a row sees all or, at
+    equal lengths, what is before it."""
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=True).transpose(1, 2)
+    causal = mask is None and q.shape[2] == k.shape[2] > 1
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal, enable_gqa=True).transpose(1, 2)
 
 
 def _causal(start: int, count: int, device: torch.device) -> Tensor | None:
-    """Which of start + count positions each of the last `count` may see; None for a single one, which sees all."""
-    if count == 1:
+    """Which of start + count positions each of the last `count` may see; None at a start of 0, where causal attention knows."""
+    if start == 0:
         return None
     return torch.ones(count, start + count, dtype=torch.bool, device=device).tril(diagonal=start)
-
-
-def _all_reduce(_module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:
-    dist.all_reduce(output)
-    return output

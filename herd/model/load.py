@@ -1,0 +1,91 @@
+"""Filling a model from a checkpoint's tensors: each rank reads and keeps what it holds, a few megabytes at a time."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+
+from herd.errors import ConfigError
+from herd.family import ModelConfig
+from herd.model.llama import Transformer
+from herd.weights.checkpoint import StoredTensor
+
+_CHUNK = 64 << 20
+Cut = Callable[[str, tuple[int, ...]], tuple[slice, ...]]
+"""(canonical name, whole shape) -> the rows (and columns) that this process holds."""
+
+
+def whole(_: str, shape: tuple[int, ...]) -> tuple[slice, ...]:
+    """The cut of a process that holds everything."""
+    return tuple(slice(0, size) for size in shape)
+
+
+@torch.no_grad()
+def load_weights(model: nn.Module, tensors: Mapping[str, StoredTensor], cut: Cut = whole) -> None:
+    """Fill `model`'s parameters from a checkpoint's tensors of the same names. Quantized weights are decoded.
+
+    `cut` says which part of each this process holds; of DTensors that is known. ConfigError when a tensor is missing or its
+    shape is not the parameter's. Tensors that the model has no part for are not read.
+    """
+    for name, parameter in model.named_parameters():
+        stored = tensors.get(name)
+        if stored is None and name == "output.weight":  # tied, on a stage that holds no embedding
+            stored = tensors.get("tok_embeddings.weight")
+        if stored is None:
+            raise ConfigError(f"the model has a parameter {name}; the checkpoint has no such tensor")
+        _fill(name, parameter, stored, cut)
+
+
+def _fill(name: str, parameter: Tensor, stored: StoredTensor, cut: Cut) -> None:
+    if isinstance(parameter, DTensor):
+        if parameter.shape != stored.shape:
+            raise _wrong_shape(name, stored.shape, parameter.shape)
+        span = _held(parameter)
+        if span is None:  # sharded twice over one dimension: torch knows how, from the whole
+            value = torch.from_numpy(np.require(stored.float32(), requirements="W")).to(parameter.device)
+            parts = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
+            parameter.to_local().copy_(parts.to_local())
+            return
+        local = parameter.to_local()
+    else:
+        span, local = cut(name, stored.shape), parameter
+    if local.shape != tuple(part.stop - part.start for part in span):
+        raise _wrong_shape(name, stored.shape, local.shape)
+    if len(stored.shape) == 1:
+        local.copy_(torch.from_numpy(np.require(stored.float32()[span[0]], requirements="W")))
+        return
+    rows, columns = span
+    step = max(1, _CHUNK // (4 * stored.shape[1]))
+    for first in range(rows.start, rows.stop, step):
+        last = min(first + step, rows.stop)
+        part = np.require(stored.float32(first, last)[:, columns], requirements=["W", "C"])
+        local[first - rows.start : last - rows.start].copy_(torch.from_numpy(part))
+
+
+def _held(parameter: DTensor) -> tuple[slice, ...] | None:
+    """What this process holds of a DTensor; None where one dimension is sharded by two of the mesh's."""
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    sharded = [placement.dim for placement in parameter.placements if isinstance(placement, Shard)]
+    if len(set(sharded)) != len(sharded) or any(p.is_partial() for p in parameter.placements):
+        return None
+    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
+    return tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))
+
+
+def _wrong_shape(name: str, found: Any, expected: Any) -> ConfigError:
+    return ConfigError(f"tensor {name} has shape {list(found)}; the model expects {list(expected)}")
+
+
+def from_checkpoint(
+    config: ModelConfig, tensors: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device | str = "cpu"
+) -> Transformer:
+    """A model on `device` with a checkpoint's weights in `dtype`."""
+    with torch.device("meta"):
+        model = Transformer(config)
+    model.materialize(device, dtype)
+    load_weights(model, tensors)
+    return model.eval()
