@@ -5,6 +5,7 @@ after the next step's layers are computed, just before the choice.
 """
 
 import json
+import keyword
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -14,11 +15,13 @@ from numpy.typing import NDArray
 
 from herd.engine.request import Constraint
 from herd.errors import MissingDependencyError, RequestError, first_line
+from herd.text.call_spellings import PYTHONIC, WITH_JSON
 from herd.text.messages import Tool
 from herd.text.tokenizer import Tokenizer
 
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _MOST_CALLS = 16
+_CLOSING = r"[ \n]{0,8}(<\x2Ftool_call>|\]|\})?[ \n]{0,8}"  # what may follow a call that ends a reply
 
 
 class Grammars:
@@ -140,31 +143,66 @@ def content_or_calls(schema: dict[str, Any], tools: Sequence[Tool], *, several: 
     return f"start: content | calls\ncontent: {_json_rule(schema)}\n{calls}"
 
 
-def free_calls(tools: Sequence[Tool], *, several: bool = True, python_tag: bool = False) -> str:
+def free_calls(tools: Sequence[Tool], *, python_tag: bool = False, several: bool = True) -> str:
     """Any text, in which a call's arguments, once its name has been written, are held to the tool's schema.
 
-    Without `several` the reply ends with its first call. `python_tag` says that the tokenizer has <|python_tag|>, which may come before a call or before code.
+    Held are all spellings that a parser of replies takes for calls (`text/call_spellings.py`). `python_tag` says that the
+    tokenizer has <|python_tag|>, which may come before a call or before code. Without `several` a call ends the reply.
     """
-    tags = " | ".join(f"tag_{i}" for i in range(3 * len(tools)))
-    body = f"({tags})* TEXT" if several else f"({tags} | TEXT)"
-    lines = [f"start: {'(TEXT <|python_tag|>)? ' if python_tag else ''}{body}", r"TEXT: /(.|\n)*/"]
+    calls = [f"call_{i}_{k}" for i in range(len(tools)) for k in range(len(WITH_JSON) + 1)]
+    body = f"({' | '.join(calls)})* TEXT" if several else f"TEXT | ({' | '.join(calls)}) /{_CLOSING}/"
+    lines = [
+        f"start: {'(TEXT <|python_tag|>)? ' if python_tag else ''}({body})",
+        r"TEXT: /(.|\n)*/",
+        f'more: ({" | ".join(f"python_{i}" for i in range(len(tools)))}) ")"' if several else "",
+    ]
     for i, tool in enumerate(tools):
-        spaced, rest = _call(tool)
-        schema = _json_rule(_arguments(tool))
-        forms = (
-            (spaced, rest, "}"),
-            (spaced.replace('": "', '":"', 1), ',"parameters":', "}"),
-            (f"<function={tool.name}>", "", "</function>"),
-        )
-        for k, (trigger, middle, end) in enumerate(forms):
-            tag = f"tag_{3 * i + k}"
+        lines.append(f"json_{i}: {_json_rule(_arguments(tool))}")
+        for k, spelling in enumerate(WITH_JSON):
+            middle, end = (f"/{_slashes(part)}/" if part else "" for part in (spelling.middle, spelling.end))
             lines += [
-                f"{tag}_begin[lazy]: TEXT {json.dumps(trigger)}",
-                f"{tag}: {tag}_begin {json.dumps(middle) if middle else ''} {schema} {json.dumps(end)}",
+                f"begin_{i}_{k}[lazy]: TEXT /{_slashes(spelling.of(tool.name))}/",
+                f"call_{i}_{k}: begin_{i}_{k} {middle} json_{i} {end}",
             ]
-    return "\n".join(lines)
+        k = len(WITH_JSON)
+        rest = f" (/, ?/ more){{0,{_MOST_CALLS - 1}}}" if several else ""
+        lines += [
+            f"begin_{i}_{k}[lazy]: TEXT /{_slashes(PYTHONIC.of(tool.name))}/",
+            f'call_{i}_{k}: begin_{i}_{k} values_{i} ")"{rest} /{_slashes(PYTHONIC.end)}/',
+            f"python_{i}: {json.dumps(tool.name + '(')} values_{i}",
+            *_python_values(i, _arguments(tool)),
+        ]
+    return "\n".join(filter(None, lines))
+
+
+_PLAIN_SCHEMA = {"type", "properties", "required", "additionalProperties", "description", "title", "default", "examples", "$schema", "$defs", "definitions"}  # fmt: skip
+
+
+def _python_values(i: int, schema: dict[str, Any]) -> list[str]:
+    """Rules for the values of a call as Python writes it: `a=1, b="x"`, in the order of the schema, each held to its own.
+
+    What a schema says of them together cannot be said so: such a call is written `**{"a": 1}`.
+    """
+    properties, required = schema.get("properties") or {}, schema.get("required") or []
+    whole = set(schema) - _PLAIN_SCHEMA or '"#"' in json.dumps(schema) or '"#/properties' in json.dumps(schema)
+    names = [name for name in properties if name.isidentifier() and name.isascii() and not keyword.iskeyword(name)]
+    if whole or len(names) < len(properties) or not set(required) <= set(names):
+        return [f'values_{i}: "**" json_{i}']
+    shared: dict[str, Any] = {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    lines = [f"values_{i}: first_{i}_0"]
+    for k, name in enumerate(names):
+        held = properties[name] if isinstance(properties[name], dict) else {}
+        skip = name not in required
+        lines += [
+            f"value_{i}_{k}: {json.dumps(name + '=')} {_json_rule({**held, **shared})}",
+            f"first_{i}_{k}: value_{i}_{k} next_{i}_{k + 1}" + (f" | first_{i}_{k + 1}" if skip else ""),
+            f"next_{i}_{k}: /, ?/ value_{i}_{k} next_{i}_{k + 1}" + (f" | next_{i}_{k + 1}" if skip else ""),
+        ]
+    return [*lines, f'first_{i}_{len(names)}: ""', f'next_{i}_{len(names)}: ""']
 
 
 def _arguments(tool: Tool) -> dict[str, Any]:
-    """The schema of a tool's arguments, which are always an object."""
-    return {"type": "object", **tool.parameters}
+    """The schema of a tool's arguments, which are always an object; of a tool without one, an empty one."""
+    return (
+        {"type": "object", **tool.parameters} if tool.parameters else {"type": "object", "additionalProperties": False}
+    )

@@ -3,13 +3,13 @@
 Only for replies whose calls are held to their schemas, where what begins as a call will be one.
 """
 
-import re
-
+from herd.text.call_spellings import FLAT, OUTER, TAGGED
 from herd.text.tool_calls import JsonEnd
 
-_BEGINNING = re.compile(
-    r'\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?(?:"function"\s*:\s*\{\s*)?"(?:name|function)"\s*:\s*"([^"]*)"\s*,\s*'
-    r'"(?:parameters|arguments)"\s*:\s*(?=\{)|<function=([^>]*)>\s*(?=\{)'
+# Beginnings of calls up to their arguments, alone, in tags, or in OpenAI's shape.
+_BEGINNINGS = (
+    FLAT.named(before=rf"(<tool_call>\s*)?({OUTER})?", after=rf"{FLAT.middle}(?=\{{)"),
+    TAGGED.named(after=r"\s*(?=\{)"),
 )
 
 
@@ -38,14 +38,13 @@ class OpenCall:
 
     def look(self, held: str) -> tuple[str, str] | None:
         """The name of a call that begins in what the parser holds back, and its arguments so far."""
-        if self.open or not held.startswith(("{", "<function=")):
+        if self.open or not held.startswith(("{", "<")):
             return None
-        found = _BEGINNING.match(held)
-        name = (found[1] or found[2]) if found else None
-        if found is None or name is None or name not in self._told:
+        found = next((match for begin in _BEGINNINGS if (match := begin.match(held))), None)
+        if found is None or found["name"] not in self._told:
             return None
         self._end, self._whole = JsonEnd(), False
-        return name, self.push(held[found.end() :])
+        return found["name"], self.push(held[found.end() :])
 
     def close(self) -> bool:
         """The call is whole, or is none after all. Whether it was open."""

@@ -132,7 +132,7 @@ class Turns:
         constraint, held = self._constraint()
         self._replies = [
             _Reply(
-                ReplyParser(self._known) if self._known else None,
+                ReplyParser(self._known, frozenset(self._builtin)) if self._known else None,
                 ContentScores(agent.engine.tokenizer, show_special=params.show_special),
                 OpenCall(self._known, quiet=self._own) if held else None,
             )
@@ -254,7 +254,7 @@ class Turns:
         late = self._deadline is not None and time.monotonic() > self._deadline
         if late:
             yield msgspec.structs.replace(reply.end, reason="deadline")
-        elif spent:
+        elif spent or len(self.prompt(self.messages)) >= self._agent.engine.max_length:
             yield msgspec.structs.replace(reply.end, reason="length")
         elif len(due) < len(reply.calls) or self._step == MAX_STEPS:
             yield reply.end  # the caller's turn to answer, or enough

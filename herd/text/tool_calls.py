@@ -1,8 +1,9 @@
 """A model's reply -> text and tool calls, whole or in any pieces.
 
-Read are Llama 3.1's own ways to call: JSON objects (`{"name": ..., "parameters": {...}}`), several of them separated by
-`;`, `,` or whitespace or in one JSON array, `<function=name>{...}</function>`, `brave_search.call(query="...")`, and
-after <|python_tag|> any of these or Python code. Calls in JSON start a line. What is not a call is text, always.
+Read are the spellings of `call_spellings.py`: JSON objects (`{"name": ..., "parameters": {...}}`), several of them separated
+by `;`, `,` or whitespace or in one JSON array, or in `<tool_call>` tags, `<function=name>{...}</function>`, `[f(a=1)]`; and
+Llama's own `brave_search.call(query="...")`, and after <|python_tag|> any of these or Python code. Calls in JSON and
+brackets start a line. What is not a call is text, always.
 
 The parser looks at one character after another, so how a reply is cut into pieces cannot change the result.
 """
@@ -12,17 +13,22 @@ import re
 from collections import deque
 from typing import Any
 
-from herd.text.messages import ToolCall
+from herd.text.call_spellings import FLAT, NAME, OUTER, PYTHON_NAME, PYTHONIC
+from herd.text.messages import BUILTIN_TOOLS, ToolCall
+from herd.text.pythonic import PythonEnd, pythonic_calls
 
 PYTHON_TAG = "<|python_tag|>"
 _FUNCTION = "<function="
 _CLOSE = "</function>"
+_TOOL_CALL, _TOOL_CALL_CLOSE = "<tool_call>", "</tool_call>"
+_MARKS = (PYTHON_TAG, _FUNCTION, _TOOL_CALL)
 _BUILTIN_STARTS = ("brave_search.call(", "wolfram_alpha.call(")
 _BUILTIN = re.compile(r'(brave_search|wolfram_alpha)\.call\(query=("(?:[^"\\]|\\.)*")\)', re.DOTALL)
 _LOOKS_LIKE_CALL = re.compile(
     r'\[?\s*\{\s*"(type|name|function|parameters|arguments)"|(brave_search|wolfram_alpha)\.call\('
 )
-_NAME = re.compile(r"[A-Za-z_][\w.\-]*")
+_NAME, _PYTHON_START = re.compile(NAME), re.compile(rf"\[\s*({PYTHON_NAME}\s*)?")
+_FLAT, _NESTED, _PYTHONIC = FLAT.named(), FLAT.named(before=OUTER), PYTHONIC.named(PYTHON_NAME)
 _KEYS = {"type", "name", "function", "parameters", "arguments", "id"}
 _MAX_DEPTH = 100
 _MAX_CALL = 1_000_000
@@ -32,34 +38,65 @@ def _no_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
+_DECODER = json.JSONDecoder(parse_constant=_no_constant, strict=False)
+
+
 def _json(text: str) -> Any:
     """The JSON value of `text`, or None for anything that is not one."""
     try:
-        return json.loads(text, parse_constant=_no_constant, strict=False)
+        return _DECODER.decode(text)
     except (ValueError, RecursionError):
         return None
 
 
-def _call(value: Any, known: frozenset[str] | None) -> ToolCall | None:
-    """The call that a JSON value is, if it is one."""
+def _call(text: str, known: frozenset[str] | None) -> ToolCall | None:
+    """The call that a JSON object is, if it is one: it begins as calls do, and what else it holds fits.
+
+    Arguments that are null, empty or missing are none; but where anything may be called an object with a name alone is data.
+    """
+    begun, value = _FLAT.match(text), _json(text)
     if not isinstance(value, dict) or not set(value) <= _KEYS:
         return None
-    inner = value.get("function")
-    if isinstance(inner, dict):  # OpenAI's shape
-        return _call(inner, known) if set(inner) <= _KEYS - {"function"} else None
-    name = inner if isinstance(inner, str) and "name" not in value else value.get("name")
-    arguments = value.get("parameters", value.get("arguments"))
-    if isinstance(arguments, str):
-        arguments = _json(arguments)
-    if not isinstance(name, str) or not _NAME.fullmatch(name) or not isinstance(arguments, dict):
+    if begun is None and isinstance(value.get("function"), dict):
+        begun, value = _NESTED.match(text), {"type": "function", **value["function"]}
+    given = [value[key] for key in ("parameters", "arguments") if key in value]
+    if begun is None or not set(value) <= _KEYS or len(given) > 1:
         return None
-    return ToolCall(name, arguments) if known is None or name in known else None
+    if not given and known is None and "type" not in value:
+        return None
+    arguments = given[0] if given else {}
+    if isinstance(arguments, str) and arguments:
+        arguments = _json(arguments)
+    elif arguments is None or arguments == "":
+        arguments = {}
+    if not isinstance(arguments, dict) or (known is not None and begun["name"] not in known):
+        return None
+    return ToolCall(begun["name"], arguments)
+
+
+def _objects(text: str) -> list[str]:
+    """The objects of a JSON array, each as it is written; `text` itself when it is none."""
+    if not text.startswith("["):
+        return [text]
+    found, at = [], 1
+    try:
+        while True:
+            at += len(text[at:]) - len(text[at:].lstrip())
+            _, end = _DECODER.raw_decode(text, at)
+            found.append(text[at:end])
+            at = end + len(text[end:]) - len(text[end:].lstrip())
+            if text[at] == "]":
+                return found
+            at += 1
+    except (ValueError, RecursionError, IndexError):
+        return []
 
 
 def _calls(text: str, known: frozenset[str] | None) -> list[ToolCall]:
     """The calls of one complete JSON object or array; none unless all of it is calls."""
-    value = _json(text)
-    found = [_call(item, known) for item in (value if isinstance(value, list) else [value])]
+    if _json(text) is None:
+        return []
+    found = [_call(item, known) for item in _objects(text)]
     return [call for call in found if call] if all(found) else []
 
 
@@ -92,18 +129,23 @@ class JsonEnd:
 class ReplyParser:
     """Feeds on a reply's text and yields, as early as is safe, strings of text and `ToolCall`s.
 
-    `known` are the names of the functions on offer: with it, JSON that names another one is text. Special tokens
-    reach the parser as text: <|python_tag|> by its name, the end of the turn not at all.
+    `known` are the names of what is on offer: with it, JSON that names another one is text. `builtin` are those of them
+    that may be called in Llama's own way, whose arguments no schema holds; not given, those that Llama was trained on.
+    Special tokens reach the parser as text: <|python_tag|> by its name, the end of the turn not at all.
     """
 
-    def __init__(self, known: frozenset[str] | None = None) -> None:
+    def __init__(self, known: frozenset[str] | None = None, builtin: frozenset[str] | None = None) -> None:
+        trained = frozenset(BUILTIN_TOOLS)
         self._known = known
+        self._builtin = builtin if builtin is not None else trained if known is None else known & trained
         self._input: deque[str] = deque()
         self._read = {
             "line": self._in_line,
             "text": self._in_text,
             "json": self._in_json,
+            "pythonic": self._in_pythonic,
             "function": self._in_function,
+            "tagged": self._in_tagged,
             "arguments": self._in_arguments,
             "close": self._in_close,
             "builtin": self._in_builtin,
@@ -113,6 +155,8 @@ class ReplyParser:
         self._space = ""  # whitespace at the start of a line: dropped when a call follows
         self._mode = "line"
         self._end = JsonEnd()
+        self._python_end = PythonEnd()
+        self._close = _CLOSE  # the tag that may follow a call
         self._fenced = False
         self._after_call = False
         self._line = ""  # the first characters of the line, to see code fences
@@ -141,7 +185,7 @@ class ReplyParser:
         elif self._mode != "close":
             if held or not self._after_call:
                 out.append(self._space + held)
-        elif not _CLOSE.startswith(held):
+        elif not self._close.startswith(held.lstrip()):
             out.append(held)
         self._space, self._mode = "", "line"
         return _join(out)
@@ -193,7 +237,9 @@ class ReplyParser:
             self._held, self._mode, self.python_tag = "", "python", True
         elif held == _FUNCTION:
             self._held, self._mode = held, "function"
-        elif PYTHON_TAG.startswith(held) or _FUNCTION.startswith(held):
+        elif held == _TOOL_CALL:
+            self._held, self._mode, self._end = held, "tagged", JsonEnd()
+        elif any(mark.startswith(held) for mark in _MARKS):
             self._held = held
         elif self._held:
             self._held = ""
@@ -205,6 +251,11 @@ class ReplyParser:
                 self._mode = "line"
 
     def _in_json(self, character: str, out: list[str | ToolCall]) -> None:
+        if self._held.rstrip() == "[" and (character.isalpha() or character == "_"):
+            held, self._held, self._mode, self._python_end = self._held, "", "pythonic", PythonEnd()
+            for each in held + character:
+                self._in_pythonic(each, out)
+            return
         self._held += character
         if self._end.push(character):
             calls = _calls(self._held, self._known)
@@ -214,6 +265,25 @@ class ReplyParser:
                 self._give_up(out)
         elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL or self._hopeless():
             self._give_up(out)
+
+    def _in_pythonic(self, character: str, out: list[str | ToolCall]) -> None:
+        """In what may be a list of calls as Python writes them."""
+        self._held += character
+        ended = self._python_end.push(character)
+        if self._python_end.depth == 1 and "(" not in self._held:
+            possible = len(self._held) < 300 and _PYTHON_START.fullmatch(self._held) is not None
+        elif self._python_end.depth == 2 and self._held.count("(") == 1 and character == "(":
+            begun = _PYTHONIC.fullmatch(self._held)
+            possible = begun is not None and (self._known is None or begun["name"] in self._known)
+        else:
+            possible = self._python_end.depth <= _MAX_DEPTH and len(self._held) <= _MAX_CALL
+            possible = possible and not (character == "\n" and self._python_end.quote)
+        if ended or not possible:
+            calls = pythonic_calls(self._held) if ended else []
+            if calls and all(self._known is None or call.name in self._known for call in calls):
+                self._found(calls, out)
+            else:
+                self._give_up(out)
 
     def _hopeless(self) -> bool:
         """Whether the JSON so far can no longer become a call, told by its first key."""
@@ -240,7 +310,7 @@ class ReplyParser:
         name = self._held[len(_FUNCTION) :]
         if character == ">" and len(name) > 1:
             self._name, self._mode, self._end = name[:-1], "arguments", JsonEnd()
-        elif not _NAME.fullmatch(name) or len(name) > 256:
+        elif not _NAME.fullmatch(name):
             self._replay(out)
 
     def _in_arguments(self, character: str, out: list[str | ToolCall]) -> None:
@@ -252,7 +322,23 @@ class ReplyParser:
             value = _json(self._held[len(_FUNCTION) + len(self._name) + 1 :])
             if isinstance(value, dict) and (self._known is None or self._name in self._known):
                 self._found([ToolCall(self._name, value)], out)
-                self._mode = "close"
+                self._mode, self._close = "close", _CLOSE
+            else:
+                self._replay(out)
+        elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL:
+            self._replay(out)
+
+    def _in_tagged(self, character: str, out: list[str | ToolCall]) -> None:
+        """After <tool_call>: a call in JSON."""
+        self._held += character
+        if not self._end.depth and character not in "{[":
+            if not character.isspace() or len(self._held) > 256:
+                self._replay(out)
+        elif self._end.push(character):
+            calls = _calls(self._held[len(_TOOL_CALL) :].lstrip(), self._known)
+            if calls:
+                self._found(calls, out)
+                self._mode, self._close = "close", _TOOL_CALL_CLOSE
             else:
                 self._replay(out)
         elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL:
@@ -261,9 +347,10 @@ class ReplyParser:
     def _in_close(self, character: str, out: list[str | ToolCall]) -> None:
         """After the arguments: the closing tag is swallowed, and not missed when a model forgets it."""
         held = self._held + character
-        if held == _CLOSE:
+        tag = held.lstrip() if self._close == _TOOL_CALL_CLOSE else held
+        if tag == self._close:
             self._held, self._mode = "", "line"
-        elif _CLOSE.startswith(held):
+        elif self._close.startswith(tag) and len(held) < 256:
             self._held = held
         else:
             self._held, self._mode = "", "line"
@@ -277,7 +364,9 @@ class ReplyParser:
             self._replay(out)
         elif character == ")":
             match = _BUILTIN.fullmatch(self._held)
-            if match:
+            if match and match[1] not in self._builtin:
+                self._replay(out)
+            elif match:
                 query = _json(match[2])
                 self._found([ToolCall(match[1], {"query": query if isinstance(query, str) else match[2][1:-1]})], out)
         elif character == "\n":
@@ -288,12 +377,17 @@ class ReplyParser:
 
     def _finish_python(self, held: str, cut_off: bool, out: list[str | ToolCall]) -> None:
         """Everything after <|python_tag|>: calls, or else code for the interpreter, or else text."""
-        inner = ReplyParser(self._known)
+        inner = ReplyParser(self._known, self._builtin)
         parsed = inner.push(held) + inner.finish()
         if any(isinstance(item, ToolCall) for item in parsed) and not inner.python_tag:
             self._space = ""
             out.extend(item for item in parsed if isinstance(item, ToolCall) or item.strip())
-        elif not held.strip() or cut_off or _LOOKS_LIKE_CALL.match(held.strip()):
+        elif (
+            not held.strip()
+            or cut_off
+            or "code_interpreter" not in self._builtin
+            or _LOOKS_LIKE_CALL.match(held.strip())
+        ):
             out.append(self._space + held)
         else:
             self._space = ""

@@ -3,7 +3,7 @@
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from herd.engine.grammar import Grammars, forced_calls, free_calls, json_grammar, regex_grammar
@@ -173,3 +173,97 @@ def test_llamas_python_tag_may_come_before_code_or_a_call():
         code.advance(token)
     assert _allows(code.mask(), special["<|eom_id|>"])
     made.close()
+
+
+@pytest.fixture(scope="module")
+def letters():
+    """Grammars over single bytes, so that a text is taken or refused letter by letter."""
+    tokenizer = byte_tokenizer()
+    made = Grammars(tokenizer, tokenizer.vocab_size)
+    yield tokenizer, made
+    made.close()
+
+
+def _takes(letters, make, text):
+    """Whether a grammar allows a text, from its first token to the end of the reply."""
+    tokenizer, _ = letters
+    state = make()
+    for token in tokenizer.encode(text):
+        if not _allows(state.mask(), token):
+            return False
+        state.advance(token)
+    return any(_allows(state.mask(), stop) for stop in tokenizer.stop_ids)
+
+
+SCHEMA = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 9}, "days": {"type": "integer", "maximum": 5}}, "required": ["city"], "additionalProperties": False}  # fmt: skip
+HELD = (Tool("get_weather", "", SCHEMA), Tool("now", "", {}), Tool("either", "", {**SCHEMA, "anyOf": [SCHEMA]}))
+SPACES = st.sampled_from(["", " ", "\n"])
+VALUES = st.sampled_from(['{"city": "Rome"}', '{"city": "Rome", "days": 3}', '{"city": 1}', "{}", '{"city": "Constantinople"}', "null", '""', '"{\\"city\\": 1}"', "[]"])  # fmt: skip
+NAMED = st.sampled_from(["get_weather", "now", "either"])
+BEFORE = st.lists(
+    st.sampled_from(['"type": "function"', '"id": "x"', '"type":"function"', '"name": "Bob"', '"x": {}']), max_size=2
+)
+KEYS = st.sampled_from(["parameters", "arguments", "params"])
+
+
+@st.composite
+def _written_calls(draw):
+    space = draw(SPACES)
+    name, value, key = draw(NAMED), draw(VALUES), draw(KEYS)
+    named = draw(st.sampled_from(["name", "function", "n\\u0061me"]))
+    inner = f'"{named}"{space}:{space}"{name}"'
+    fields = [*draw(BEFORE), inner, *([f'"{key}"{draw(SPACES)}:{draw(SPACES)}{value}'] if draw(st.booleans()) else [])]
+    if draw(st.integers(0, 3)) == 0:
+        fields.reverse()
+    flat = "{" + space + f"{draw(SPACES)},{space}".join(fields) + space + "}"
+    if draw(st.booleans()):
+        flat = "{" + ", ".join([*draw(BEFORE), f'"function":{space}{flat}']) + "}"
+    python = draw(
+        st.sampled_from(
+            ['city="Rome"', "city='Rome', days=3", "city=1", "", "days=9, city='x'", '**{"city": 1}', '**{"city": "x"}']
+        )
+    )
+    return draw(
+        st.sampled_from(
+            [flat, f"[{space}{flat}{space}]", f"<tool_call>{space}{flat}{space}</tool_call>", f"<|python_tag|>{flat}",
+             f"<function={name}>{space}{value}</function>", f"[{space}{name}({python})]", f"[now(), {name}({python})]",
+             f"Hm.\n{flat}; {flat}", f"[{name}({python}),{space}{name}({python})]"]
+        )
+    )  # fmt: skip
+
+
+@settings(max_examples=600, deadline=None, suppress_health_check=list(HealthCheck))
+@example('{"type": "function", "name": "get_weather", "parameters": {"city": 1}}')
+@example('{"function": "get_weather", "arguments":{}}')
+@example('[{"name": "now", "parameters": {}},\n{"name": "get_weather"}]')
+@example("[now(), get_weather(city=1)]")
+@given(_written_calls())
+def test_no_call_that_is_parsed_escapes_its_schema(letters, text):
+    """What the parser takes for a call the grammar has held: arguments outside the schema cannot have been written."""
+    _, made = letters
+    calls = [part for part in _parsed(text, {tool.name for tool in HELD}) if not isinstance(part, str)]
+    schemas = {"get_weather": SCHEMA, "either": SCHEMA, "now": {"type": "object", "maxProperties": 0}}
+    if any(not jsonschema.Draft202012Validator(schemas[call.name]).is_valid(call.arguments) for call in calls):
+        assert not _takes(letters, made.constraint(free_calls(HELD)), text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"name": "get_weather", "parameters": {"city": "Rome"}}', '{"name":"get_weather","arguments":{"city": "Rome"}}',
+        '{"type": "function", "name": "get_weather", "parameters": {"city": "Rome", "days": 3}}',
+        '{"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}',
+        '{"type": "function", "function": "get_weather", "parameters": {"city": "Rome"}}',
+        'Well.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
+        '[{"name": "now", "parameters": {}}, {"name": "get_weather", "parameters": {"city": "Rome"}}]',
+        '<function=get_weather>{"city": "Rome"}</function>', '[get_weather(city="Rome")]', "[now()]",
+        '[get_weather(city="Rome", days=3), now(), either(**{"city": "Rome"})]', '[{"name": "Bob"}]', "[x for x in now()]",
+    ],
+)  # fmt: skip
+def test_calls_that_fit_can_be_written_in_every_spelling(letters, text):
+    _, made = letters
+    assert _takes(letters, made.constraint(free_calls(HELD)), text)
+    calls = [part for part in _parsed(text, {tool.name for tool in HELD}) if not isinstance(part, str)]
+    assert bool(calls) == ("Bob" not in text and " for " not in text)
+    once = _takes(letters, made.constraint(free_calls(HELD, several=False)), text)
+    assert once == (len(calls) < 2)

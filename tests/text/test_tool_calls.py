@@ -33,12 +33,49 @@ F_TEXT, G_TEXT = '{"name": "f", "parameters": {"a": 1}}', '{"type": "function", 
         ('<|python_tag|>wolfram_alpha.call(query="1+1")', "", (ToolCall("wolfram_alpha", {"query": "1+1"}),)),
         ("<|python_tag|>x = [1]\nprint(x)", "", (ToolCall("code_interpreter", {"code": "x = [1]\nprint(x)"}),)),
         ("<|python_tag|>[x for x in y]", "", (ToolCall("code_interpreter", {"code": "[x for x in y]"}),)),
+        (f"<tool_call>\n{F_TEXT}\n</tool_call>", "", (F,)),
+        (f"Look:\n<tool_call>{F_TEXT}</tool_call>\n<tool_call>\n{G_TEXT}\n</tool_call>", "Look:\n", (F, G)),
+        (f"<tool_call>{F_TEXT}", "", (F,)),
+        (f"<tool_call>\n[{F_TEXT}, {G_TEXT}]\n</tool_call> so", " so", (F, G)),
+        ("[f(a=1)]", "", (F,)),
+        ("[f(a=1), g()]", "", (F, G)),
+        ("<|python_tag|>[f(a=1)]", "", (F,)),
+        ("[ f ( a = 1 ) ,\n g( ) ]\n", "", (F, G)),
+        ('[f(**{"a": 1})]', "", (F,)),
+        (
+            """[a.b(s='it\\'s )]', t="x\\u00e9\\/", u=[True, None, -1.5, {'k': (1,)}], v=true)]""",
+            "",
+            (ToolCall("a.b", {"s": "it's )]", "t": "xé/", "u": [True, None, -1.5, {"k": (1,)}], "v": True}),),
+        ),
+        ('{"type": "function", "name": "g", "parameters": null}', "", (G,)),
+        ('{"name": "g", "parameters": null}', "", (G,)),
+        ('{"type": "function", "name": "g"}', "", (G,)),
+        ('{"type": "function", "function": {"name": "g"}}', "", (G,)),
+        ('{"name": "g", "arguments": ""}', "", (G,)),
+        ('{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"a": 1}}}', "", (F,)),
+        ('{"type": "function", "function": "f", "parameters": {"a": 1}}', "", (F,)),
         # near misses are text, every character of them
         ('{"name": "f", "parameters": {"a": 1}', '{"name": "f", "parameters": {"a": 1}', ()),
         ('<|python_tag|>{"name": "f", "param', '{"name": "f", "param', ()),
         ('{"name": "f"}', '{"name": "f"}', ()),
         ('{"name": "f", "parameters": [1]}', '{"name": "f", "parameters": [1]}', ()),
         ('{"name": "f", "parameters": {}, "x": 1}', '{"name": "f", "parameters": {}, "x": 1}', ()),
+        ('{"parameters": {"a": 1}, "name": "f"}', '{"parameters": {"a": 1}, "name": "f"}', ()),
+        ('{"n\\u0061me": "f", "parameters": {}}', '{"n\\u0061me": "f", "parameters": {}}', ()),
+        ('{"name": "f", "parameters": {}, "arguments": {}}', '{"name": "f", "parameters": {}, "arguments": {}}', ()),
+        ("<tool_call>f</tool_call>", "<tool_call>f</tool_call>", ()),
+        ("<tool_call>\n{}\n</tool_call>", "<tool_call>\n{}\n</tool_call>", ()),
+        ("[f(1)]", "[f(1)]", ()),
+        ("[f(a=g())]", "[f(a=g())]", ()),
+        ("[f(a=x)]", "[f(a=x)]", ()),
+        ("[f(a=1e999)]", "[f(a=1e999)]", ()),
+        ("[f(a=1, **{'a': 2})]", "[f(a=1, **{'a': 2})]", ()),
+        ("[f(a={1})]", "[f(a={1})]", ()),
+        ("[f(a='x\n')]", "[f(a='x\n')]", ()),
+        ("[link](f(a=1))", "[link](f(a=1))", ()),
+        ("Use [f(a=1)]", "Use [f(a=1)]", ()),
+        ("[f(a=" + "-" * 5000 + "1)]", "[f(a=" + "-" * 5000 + "1)]", ()),
+        ("[f(a=" + "(" * 500 + ")" * 500 + ")]", "[f(a=" + "(" * 500 + ")" * 500 + ")]", ()),
         ('{"name": "two words", "parameters": {}}', '{"name": "two words", "parameters": {}}', ()),
         ('{"a": 1}\n[1, 2]\n', '{"a": 1}\n[1, 2]\n', ()),
         ('Use {"name": "f", "parameters": {}} so', 'Use {"name": "f", "parameters": {}} so', ()),
@@ -63,6 +100,16 @@ def test_only_known_functions_are_called():
     assert parse_reply(F_TEXT, frozenset({"g"})) == (F_TEXT, ())
     assert parse_reply(F_TEXT, frozenset({"f"})) == ("", (F,))
     assert parse_reply('<function=f>{"a": 1}</function>', frozenset({"g"}))[1] == ()
+    assert parse_reply("[f(a=1)]", frozenset({"g"})) == ("[f(a=1)]", ())
+    assert parse_reply('{"name": "g"}', frozenset({"g"})) == ("", (G,))
+    assert parse_reply("<|python_tag|>print(1)", frozenset({"g"})) == ("print(1)", ())
+
+
+def test_llamas_own_way_to_call_is_for_what_is_offered_so():
+    search, known = 'brave_search.call(query="x")', frozenset({"brave_search"})
+    assert parse_reply(search, known) == ("", (ToolCall("brave_search", {"query": "x"}),))
+    parser = ReplyParser(known, frozenset())
+    assert parser.push(search) + parser.finish() == [search]
 
 
 def test_code_that_was_cut_off_is_not_run():
@@ -93,7 +140,7 @@ FRAGMENTS = st.one_of(
     CALLS.map(lambda c: f"<function={c.name}>{json.dumps(c.arguments)}</function>"),
     st.sampled_from(
         ["; ", ", ", "\n", " ", "<|python_tag|>", "<function=", "</function>", "{", "}", "[", "]", '"', "\\", "```", "text",
-         '{"name": "f", ', 'brave_search.call(query="', '")', "<|", "brave", "\n\n", "<f", "é", '{"x"']
+         '{"name": "f", ', "<tool_call>", "</tool_call>", "[f(a=", "[f(a=1)]", ")]", "'", "f(", 'brave_search.call(query="', '")', "<|", "brave", "\n\n", "<f", "é", '{"x"']
     ),
     st.text(max_size=6),
 )  # fmt: skip
