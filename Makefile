@@ -74,5 +74,11 @@ $(VENV)/bench/.ready: $(VENV)/bin/python $(SOURCES) $(shell find herd -name '*.p
 	@$(VENV)/bench/bin/python $(PIP) . >&2
 	@touch $@
 
+# Peers that do not go with our own dependencies have an environment of their own.
+PEERS_arena := arena-rank==0.1.1 evalica==0.4.2
+peer-%: $(VENV)/bin/python
+	@$(PYTHON) -m venv $(VENV)/peers/$* >&2
+	@$(VENV)/peers/$*/bin/python $(PIP) $(PEERS_$*) >&2
+
 clean:
 	rm -rf $(VENV) build

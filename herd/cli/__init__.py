@@ -22,6 +22,7 @@ COMMANDS = {
     "tokenize": "Show the tokens of a text.",
     "bench": "Measure prefill and decode speed of a model on this machine.",
     "perplexity": "Measure how well a model predicts a text.",
+    "arena": "Blind votes between models, and the ranking they give.",
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
     "runs": "List long work and compare its results.",
 }

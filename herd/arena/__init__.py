@@ -1,0 +1,1 @@
+"""Blind votes between models, and the ranking they give."""

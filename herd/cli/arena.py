@@ -1,0 +1,162 @@
+"""`herd arena`: blind votes between models, and the ranking they give."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from herd.cli.common import PATH
+from herd.errors import ConfigError
+
+if TYPE_CHECKING:
+    from herd.arena.rank import Ratings, Table
+    from herd.arena.rigging import Flip
+
+_VOTES = click.option("--votes", "place", default="arena.db", help="A SQLite file, or a postgresql:// URL.")
+
+
+@click.group(name="arena", no_args_is_help=True)
+def command() -> None:
+    """Blind votes between models, and the ranking they give.
+
+    \b
+    herd arena import votes.csv --votes arena.db
+    herd arena rank --votes arena.db --style --flips
+    """
+
+
+@command.command("import")
+@click.argument("file", type=PATH)
+@_VOTES
+def import_votes(file: Path, place: str) -> None:
+    """Keep the votes of a CSV FILE with columns left, right, winner and perhaps voter, language, kind."""
+    from herd.arena.votes import Votes, read_csv
+
+    with Votes(place) as votes:
+        count = votes.add(read_csv(file))
+    click.echo(f"{count:,} votes kept in {place}", err=True)
+
+
+@command.command()
+@_VOTES
+@click.option("--language", help="Votes of one language alone.")
+@click.option("--kind", help="Votes of one kind of prompt alone.")
+@click.option("--style", is_flag=True, help="Take out what voters like about length and formatting.")
+@click.option("--elo", is_flag=True, help="Elo's running update instead of Bradley-Terry.")
+@click.option(
+    "--bootstrap", "draws", type=int, help="Intervals over this many resampled votes instead of the sandwich's."
+)
+@click.option("--flips", is_flag=True, help="How many votes would change the order of each two neighbours.")
+@click.option("--suspects", is_flag=True, help="Voters whose votes do not fit everybody else's.")
+@click.option("--prior", type=float, default=0.0, help="Tied votes added between each two models.")
+@click.option("--out", type=PATH, help="Also write an HTML report here.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def rank(
+    place: str, language: str | None, kind: str | None, style: bool, elo: bool, draws: int | None, flips: bool,
+    suspects: bool, prior: float, out: Path | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Rank the models: rating, interval, range of ranks, votes."""
+    from herd.arena import rank as ranking
+    from herd.arena import rigging
+    from herd.arena.votes import Votes, style_features
+
+    if not place.startswith("postgres") and not Path(place).exists():
+        raise ConfigError(f"{place}: no such file; import votes first, or name another with --votes")
+    with Votes(place) as votes:
+        table = votes.table(language=language, kind=kind)
+        names, rows = (
+            ([], {}) if not (style or elo or suspects) else votes.rows(language=language, kind=kind, style=style)
+        )
+        if suspects and style:
+            raise ConfigError("--suspects looks at voters, --style at replies; ask for one at a time")
+    if not table.votes:
+        raise ConfigError(f"{place}: no votes of that kind")
+    if style:
+        features = style_features(rows)
+        if not features:
+            raise ConfigError(f"{place}: no style was recorded with these votes; rank without --style")
+        found = ranking.style_control(names, rows["first"], rows["second"], rows["outcome"], features)
+    elif elo:
+        found = ranking.elo(names, rows["first"], rows["second"], rows["outcome"])
+    else:
+        found = ranking.bradley_terry(table, prior=prior)
+        found = (
+            ranking.sandwich(table, found)
+            if draws is None
+            else ranking.bootstrap(table, found, draws=draws, prior=prior)
+        )
+    doubtful = (
+        rigging.suspects(names, rows["first"], rows["second"], rows["outcome"], rows["voter"]) if suspects else []
+    )
+    moves = rigging.flips(table, found) if flips and not elo else []
+    if as_json:
+        import msgspec
+
+        ratings = [{"name": found.names[i], "points": float(ranking.points(found.rating[i]))} for i in found.order()]
+        click.echo(
+            msgspec.json.encode({"ratings": ratings, "style": found.style, "flips": moves, "suspects": doubtful})
+        )
+        return
+    lines = _lines(table, found)
+    _print(["rank", "model", "points", "95%", "votes"], lines)
+    for name, value in found.style.items():
+        click.echo(f"style: {name} {value:+.3f} logits a standard deviation")
+    if moves:
+        _print(
+            ["above", "below", "votes added", "votes dropped"], [[f.above, f.below, f.added, f.dropped] for f in moves]
+        )
+    for one in doubtful:
+        click.echo(
+            f"{one.voter}: {one.won:g} of {one.votes} for {one.model}, {one.expected:.1f} expected (p = {one.p_value:.1g})"
+        )
+    if out is not None:
+        _report(out, table, found, lines, moves)
+
+
+def _lines(table: "Table", found: "Ratings") -> list[list[object]]:
+    from herd.arena.rank import points
+
+    count = dict(zip(table.names, (table.counts.sum((1, 2)) + table.counts.sum((0, 2))).tolist(), strict=True))
+    ranks = found.ranks() if found.low is not None else None
+    lines: list[list[object]] = []
+    for place, i in enumerate(found.order().tolist(), 1):
+        span = f"{ranks[i][0]}-{ranks[i][1]}" if ranks else str(place)
+        bounds = ""
+        if found.low is not None and found.high is not None:
+            bounds = f"{points(found.low[i]):,.0f} to {points(found.high[i]):,.0f}"
+        lines.append([span, found.names[i], f"{points(found.rating[i]):,.0f}", bounds, int(count[found.names[i]])])
+    return lines
+
+
+def _print(columns: list[str], rows: list[list[object]]) -> None:
+    from rich.console import Console
+    from rich.table import Table as Drawn
+
+    from herd.report import number
+
+    drawn = Drawn(*columns, box=None, pad_edge=False)
+    for row in rows:
+        drawn.add_row(*map(number, row))
+    Console(width=140).print(drawn)
+
+
+def _report(out: Path, table: "Table", found: "Ratings", lines: list[list[object]], moves: list["Flip"]) -> None:
+    from herd.arena.rank import prediction
+    from herd.report import Report
+
+    report = Report(
+        "Arena", f"{int(table.votes):,} votes; Bradley-Terry, ties half a win to each, 1000 points is the mean."
+    )
+    report.table(["ranks", "model", "points", "95%", "votes"], lines)
+    report.heading("How often a row's model beats a column's")
+    order, rates = found.order().tolist()[:20], found.win_rates()
+    report.table(["", *(found.names[i] for i in order)], [[found.names[i], *(f"{rates[i, j]:.0%}" if i != j else "" for j in order)] for i in order])  # fmt: skip
+    if moves:
+        report.heading("How few votes change the order of neighbours")
+        report.table(
+            ["above", "below", "votes added", "votes dropped"], [[f.above, f.below, f.added, f.dropped] for f in moves]
+        )
+    report.heading("Do ratings predict votes they have not seen?")
+    check = prediction(table)
+    report.table(["held back", "log loss", "a coin's", "accuracy without ties"], [[*check.values()]])
+    report.write(out)
