@@ -20,7 +20,7 @@ def problems() -> list[str]:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
             if not link.startswith(("http://", "https://")) and not (page.parent / link).exists():
                 found.append(f"{page.relative_to(ROOT)}: dead link {link}")
-        for name in re.findall(r"(?:^|`|\| )\s*herd ([a-z]+)\b", text, re.MULTILINE):
+        for name in re.findall(r"(?:^ {4}|^\$ |`|\| )\s*herd ([a-z]+)\b", text, re.MULTILINE):
             if name not in COMMANDS:
                 found.append(f"{page.relative_to(ROOT)}: no command `herd {name}`")
     return found
