@@ -3,26 +3,10 @@
 Sources: "The Llama 3 Herd of Models" (arXiv 2407.21783) table 3, Meta's and HuggingFaceTB's published configurations.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 from herd.errors import ConfigError
-
-BITS_PER_WEIGHT = {
-    "F32": 32.0, "F16": 16.0, "BF16": 16.0, "F8_E4M3": 8.0,
-    "Q8_0": 8.5, "Q6_K": 6.5625, "Q5_1": 6.0, "Q5_0": 5.5, "Q5_K": 5.5, "Q4_1": 5.0, "Q4_0": 4.5, "Q4_K": 4.5,
-    "Q3_K": 3.4375, "Q2_K": 2.625,
-}  # fmt: skip
-
-
-@dataclass(frozen=True)
-class RopeScaling:
-    """Llama 3.1's rescaling of rotary frequencies for contexts longer than the original one (tokens)."""
-
-    factor: float = 8.0
-    low_freq_factor: float = 1.0
-    high_freq_factor: float = 4.0
-    original_context: int = 8192
+from herd.rotary import RopeScaling, yarn_range
 
 
 @dataclass(frozen=True)
@@ -65,13 +49,8 @@ class ModelConfig:
             raise ConfigError(f"model shape: head_dim is {self.head_dim}; rotary embedding needs an even number")
         if not 0 < self.norm_eps < 1 or not 1 <= self.rope_theta < 1e12:
             raise ConfigError(f"model shape: norm_eps {self.norm_eps} or rope_theta {self.rope_theta} out of range")
-        scaling = self.rope_scaling
-        if scaling is not None and not (
-            1 <= scaling.factor < math.inf
-            and 0 < scaling.low_freq_factor < scaling.high_freq_factor
-            and scaling.original_context > 0
-        ):
-            raise ConfigError(f"model shape: {scaling} is impossible; expected factor >= 1 and low < high")
+        if self.rope_scaling is not None and self.rope_scaling.kind == "yarn":
+            yarn_range(self.head_dim, self.rope_theta, self.rope_scaling)
 
     @property
     def parameters(self) -> int:
@@ -98,16 +77,6 @@ class ModelConfig:
     def kv_bytes_per_token(self, bytes_per_element: float = 2) -> int:
         """Bytes of key-value cache for one position over all layers."""
         return int(2 * self.layers * self.kv_heads * self.head_dim * bytes_per_element)
-
-    def weight_bytes(self, number_format: str = "BF16") -> int:
-        """Bytes of the weights with every matrix in `number_format` and norms in F32."""
-        bits = BITS_PER_WEIGHT.get(number_format)
-        if bits is None:
-            raise ConfigError(
-                f"number format {number_format!r} is unknown; expected one of {', '.join(BITS_PER_WEIGHT)}"
-            )
-        norms = (2 * self.layers + 1) * self.dim
-        return int((self.parameters - norms) * bits / 8) + norms * 4
 
     def tensor_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical tensor name -> shape (rows = outputs), in the order that files are written."""

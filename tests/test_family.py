@@ -2,8 +2,9 @@ import dataclasses
 
 import pytest
 
-from herd.errors import ConfigError
+from herd.errors import ConfigError, FormatError
 from herd.family import SHAPES, ModelConfig, shape
+from herd.quant.formats import weight_bytes
 
 
 @pytest.mark.parametrize(
@@ -40,9 +41,9 @@ def test_costs_of_the_8b():
     # 2 FLOPs for each weight but the embedding's, plus attention over the context
     weights = config.parameters - 128_256 * 4096 - 65 * 4096
     assert config.flops_per_token(1000) == 2 * weights + 4 * 32 * 1000 * 4096
-    assert config.weight_bytes("BF16") == 2 * config.parameters + 2 * 65 * 4096
-    with pytest.raises(ConfigError, match="Q9"):
-        config.weight_bytes("Q9")
+    assert weight_bytes(config, "BF16") == 2 * config.parameters + 2 * 65 * 4096
+    with pytest.raises(FormatError, match="Q9"):
+        weight_bytes(config, "Q9")
 
 
 @pytest.mark.parametrize(

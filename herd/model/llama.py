@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from herd.family import ModelConfig, RopeScaling
+from herd.family import ModelConfig
 from herd.model.attention import Documents, Kernel, attend
+from herd.rotary import frequencies
 
 Rotary = tuple[Tensor, Tensor]
 """Cosines and sines [.., 1, head_dim / 2] in float32, computed once a forward for all layers."""
@@ -35,21 +36,6 @@ class RMSNorm(nn.Module):
         wide = x.float()
         normed = wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + self.eps)
         return normed.to(x.dtype) * self.weight
-
-
-def rope_frequencies(head_dim: int, theta: float, scaling: RopeScaling | None) -> Tensor:
-    """Radians a position turns each of the head_dim / 2 pairs, float32 as in Meta's and transformers' code.
-
-    With scaling, wavelengths beyond original_context / low_freq_factor are stretched by `factor`, those below
-    original_context / high_freq_factor kept, those between blended linearly (Meta's `apply_scaling`).
-    """
-    frequency = 1.0 / theta ** (torch.arange(0, head_dim, 2).float() / head_dim)
-    if scaling is None:
-        return frequency
-    turns = scaling.original_context * frequency / (2 * math.pi)
-    smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-    smooth = smooth.clamp(0, 1)
-    return (1 - smooth) * frequency / scaling.factor + smooth * frequency
 
 
 def apply_rope(x: Tensor, rotary: Rotary) -> Tensor:
@@ -137,8 +123,7 @@ class Transformer(nn.Module):
         self.score = nn.Linear(config.dim, config.classes, bias=False) if output and config.classes else None
         self._tie()
         # plain numbers: neither a change of dtype nor a meta device touches them
-        with torch.device("cpu"):
-            self.frequencies = rope_frequencies(config.head_dim, config.rope_theta, config.rope_scaling).tolist()
+        self.frequencies = frequencies(config.head_dim, config.rope_theta, config.rope_scaling).tolist()
 
     def _tie(self) -> None:
         if self.config.tied and self.output is not None and self.tok_embeddings is not None:
@@ -181,9 +166,10 @@ class Transformer(nn.Module):
 
     def rotary(self, positions: Tensor) -> Rotary:
         """What turns queries and keys at `positions` [..]."""
-        frequencies = torch.tensor(self.frequencies, dtype=torch.float32, device=positions.device)
-        angle = (positions.unsqueeze(-1).float() * frequencies).unsqueeze(-2)
-        return angle.cos(), angle.sin()
+        turns = torch.tensor(self.frequencies, dtype=torch.float32, device=positions.device)
+        angle = (positions.unsqueeze(-1).float() * turns).unsqueeze(-2)
+        gain = 1.0 if self.config.rope_scaling is None else self.config.rope_scaling.gain
+        return angle.cos() * gain, angle.sin() * gain
 
     def forward(
         self, tokens: Tensor, positions: Tensor | None = None, mask: Any = None, *, head: bool | Head = True

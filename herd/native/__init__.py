@@ -6,13 +6,12 @@ binding.
 
 from array import array
 from collections.abc import Iterable
-from operator import truediv
 
 from herd.errors import ConfigError, FormatError
 from herd.native import _native
 from herd.quant.formats import number_format
+from herd.rotary import frequencies
 from herd.weights.checkpoint import Checkpoint, StoredTensor
-from herd.weights.gguf import rope_factors
 
 BLOCK: int = _native.BLOCK
 """Positions in a block of the key-value cache."""
@@ -47,16 +46,12 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
         raise ConfigError(
             f"this checkpoint has a head of {config.classes} classes and writes no text; herd.model scores with it"
         )
-    # Every operation is rounded to float32, as the reference's are.
-    exponents = array("f", (pair / config.head_dim for pair in range(0, config.head_dim, 2)))
-    frequencies = array("f", (1 / base for base in array("f", (config.rope_theta**e for e in exponents))))
-    factors = rope_factors(config)
-    if factors is not None:
-        frequencies = array("f", map(truediv, frequencies, factors))
+    scaling = config.rope_scaling
     try:
         decoder = _native.Decoder(
             layers=config.layers, dim=config.dim, ffn_dim=config.ffn_dim, heads=config.heads, kv_heads=config.kv_heads,
-            head_dim=config.head_dim, vocab=config.vocab, norm_eps=config.norm_eps, frequencies=frequencies,
+            head_dim=config.head_dim, vocab=config.vocab, norm_eps=config.norm_eps, frequencies=frequencies(config.head_dim, config.rope_theta, scaling),
+            rope_gain=1.0 if scaling is None else scaling.gain,
             threads=threads, blocks=blocks, isa=isa, int8_cache=kv_cache == "int8",
         )  # fmt: skip
         for name, tensor in _with_output(checkpoint):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from herd.errors import ConfigError
 from herd.family import ModelConfig
 from herd.plan.constants import Gpu
+from herd.quant import formats
 
 RESERVE = 4e9
 """Bytes a GPU for the runtime, activations and buffers."""
@@ -28,13 +29,13 @@ class Service:
 
 def weight_bytes(model: ModelConfig, numbers: str) -> float:
     """Bytes of the weights in bf16, or in fp8 as Meta's 405B: feed-forward matrices but the first and last layer's, with a float32
-    scale a row (arXiv 2407.21783, 6.2), everything else in bf16; or in any format of herd.family.
+    scale a row (arXiv 2407.21783, 6.2), everything else in bf16; or in any format of herd.quant.
     """
     if numbers == "fp8":
         inner = max(0, model.layers - 2)
         matrices = inner * 3 * model.dim * model.ffn_dim
         return matrices + inner * (2 * model.ffn_dim + model.dim) * 4 + 2 * (model.parameters - matrices)
-    return float(model.weight_bytes("BF16" if numbers == "bf16" else numbers))
+    return float(formats.weight_bytes(model, "BF16" if numbers == "bf16" else numbers))
 
 
 def serve(

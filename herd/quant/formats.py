@@ -6,6 +6,7 @@ Block layouts: ggml's `ggml-common.h`.
 from typing import NamedTuple
 
 from herd.errors import FormatError
+from herd.family import ModelConfig
 
 
 class NumberFormat(NamedTuple):
@@ -15,6 +16,11 @@ class NumberFormat(NamedTuple):
     block: int
     bytes: int
     gguf_type: int | None
+
+    @property
+    def bits(self) -> float:
+        """Bits a weight."""
+        return self.bytes * 8 / self.block
 
     def row_bytes(self, columns: int) -> int:
         """Bytes of a row of `columns` weights; FormatError when blocks do not fit it evenly."""
@@ -58,3 +64,9 @@ def number_format(name: str) -> NumberFormat:
     if name not in FORMATS:
         raise FormatError(f"number format {name!r} is unknown; expected one of {', '.join(FORMATS)}")
     return FORMATS[name]
+
+
+def weight_bytes(config: ModelConfig, name: str = "BF16") -> int:
+    """Bytes of a model's weights with every matrix in the format called `name` and norms in F32."""
+    norms = (2 * config.layers + 1) * config.dim
+    return int((config.parameters - norms) * number_format(name).bits / 8) + norms * 4

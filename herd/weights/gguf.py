@@ -5,25 +5,27 @@ file and each other, types against what the architecture needs.
 """
 
 import json
-import math
 import struct
+from array import array
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from herd.errors import FormatError, NoTokenizerError
-from herd.family import ModelConfig, RopeScaling
+from herd.family import ModelConfig
 from herd.quant.formats import GGUF_TYPES, REFUSED_GGUF_TYPES, number_format
+from herd.rotary import llama3_divisors
 from herd.text._bpe import Strings
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Declared, Tokenizer
-from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, number, positive_int
+from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors
+from herd.weights.gguf_config import config_from_gguf, config_to_gguf
 from herd.weights.names import from_canonical, to_canonical
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _ALIGNMENT = 32
-_ROPE_KEY, _STOPS_KEY = "herd.rope_scaling", "herd.stop_token_ids"
+_STOPS_KEY = "herd.stop_token_ids"
 _DECLARED = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding", "unk": "unknown"}
 
 
@@ -147,7 +149,7 @@ def open_gguf(path: Path) -> Checkpoint:
                 f"{where}: tensor {name} has no place in the Llama architecture; herd does not run this model"
             )
         tensors[canonical] = tensor
-    config = _config(metadata, tensors, rope, where)
+    config = config_from_gguf(metadata, tensors, rope, where)
 
     def load_tokenizer() -> Tokenizer:
         return _tokenizer(metadata, where)
@@ -159,108 +161,6 @@ def open_gguf(path: Path) -> Checkpoint:
         chat_template=template if isinstance(template, str) else None,
         name=title if isinstance(title, str) else path.stem, files=(path,), maps=(file,),
     )  # fmt: skip
-
-
-def _config(
-    metadata: dict[str, Any], tensors: dict[str, StoredTensor], rope: StoredTensor | None, where: str
-) -> ModelConfig:
-    architecture = metadata.get("general.architecture")
-    if architecture != "llama":
-        raise FormatError(f"{where}: architecture {architecture!r}; herd runs the Llama architecture only")
-    for key, plain in (
-        ("llama.expert_count", 0), ("llama.attention.sliding_window", 0), ("llama.rope.scaling.type", "none"),
-        ("llama.use_parallel_residual", False), ("llama.attention.causal", True), ("llama.logit_scale", 0),
-        ("llama.residual_scale", 0), ("llama.embedding_scale", 0), ("llama.attention.scale", 0),
-    ):  # fmt: skip
-        if metadata.get(key, plain) not in (plain, None):
-            raise FormatError(f"{where}: {key} is {metadata[key]!r}; herd does not run models with that feature")
-    embedding = tensors.get("tok_embeddings.weight")
-    if embedding is None or len(embedding.shape) != 2:
-        raise FormatError(f"{where}: tensor token_embd.weight is missing or not a matrix")
-    dim, heads = (positive_int(metadata, f"llama.{key}", where) for key in ("embedding_length", "attention.head_count"))
-    head_dim = positive_int(
-        {"llama.attention.key_length": dim // heads, **metadata}, "llama.attention.key_length", where
-    )
-    for key in ("llama.attention.value_length", "llama.rope.dimension_count"):
-        if metadata.get(key, head_dim) != head_dim:
-            raise FormatError(f"{where}: {key} is {metadata[key]!r}; expected the head size, {head_dim}")
-    return ModelConfig(
-        layers=positive_int(metadata, "llama.block_count", where),
-        dim=dim,
-        ffn_dim=positive_int(metadata, "llama.feed_forward_length", where),
-        heads=heads,
-        kv_heads=positive_int(
-            {"llama.attention.head_count_kv": heads, **metadata}, "llama.attention.head_count_kv", where
-        ),
-        head_dim=head_dim,
-        vocab=embedding.shape[0],
-        context=positive_int(metadata, "llama.context_length", where),
-        # The header holds a float32; its shortest decimal is what the model's author wrote.
-        norm_eps=_shortest(number(metadata, "llama.attention.layer_norm_rms_epsilon", 1e-5, where)),
-        rope_theta=number(metadata, "llama.rope.freq_base", 10_000.0, where),
-        rope_scaling=_rope_scaling(metadata, rope, head_dim, where),
-        tied="output.weight" not in tensors and "score.weight" not in tensors,
-        classes=tensors["score.weight"].row_count if "score.weight" in tensors else 0,
-    )
-
-
-def _shortest(value: float) -> float:
-    """The shortest decimal that is the same float32."""
-    shorter = (float(f"{value:.{digits}g}") for digits in range(1, 10))
-    return next((short for short in shorter if _float32(short) == _float32(value)), value)
-
-
-def _float32(value: float) -> float:
-    try:
-        return float(struct.unpack("<f", struct.pack("<f", value))[0])
-    except OverflowError:
-        return math.inf
-
-
-def rope_factors(config: ModelConfig) -> list[float] | None:
-    """What each rotary frequency is divided by, head_dim / 2 float32 values; None without scaling. See `herd.model.llama`."""
-    scaling = config.rope_scaling
-    if scaling is None:
-        return None
-    factors = []
-    for pair in range(0, config.head_dim, 2):
-        frequency = config.rope_theta ** -(pair / config.head_dim)
-        turns = scaling.original_context * frequency / (2 * math.pi)
-        smooth = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
-        smooth = min(max(smooth, 0.0), 1.0)
-        factors.append(_float32(1 / ((1 - smooth) / scaling.factor + smooth)))
-    return factors
-
-
-def _rope_scaling(metadata: dict[str, Any], rope: StoredTensor | None, head_dim: int, where: str) -> RopeScaling | None:
-    """GGUF holds Llama 3.1's scaling as factors of each frequency; find the scaling that gives them."""
-    if rope is None:
-        return None
-    if rope.format != "F32" or rope.shape != (head_dim // 2,):
-        raise FormatError(
-            f"{where}: rope_freqs.weight is {rope.format} {list(rope.shape)}; expected F32 [{head_dim // 2}]"
-        )
-    given = struct.unpack(f"<{head_dim // 2}f", rope.raw())
-    candidates = [RopeScaling(factor=f) for f in {8.0, 32.0, max(given)} if f >= 1]
-    written = metadata.get(_ROPE_KEY)
-    if isinstance(written, list) and len(written) == 4 and all(isinstance(x, float) and 0 < x < 1e9 for x in written):
-        candidates.insert(0, RopeScaling(written[0], written[1], written[2], int(written[3])))
-    theta = number(metadata, "llama.rope.freq_base", 10_000.0, where)
-    for scaling in candidates:
-        if scaling.low_freq_factor >= scaling.high_freq_factor:
-            continue
-        probe = ModelConfig(
-            layers=1, dim=1, ffn_dim=1, heads=1, kv_heads=1, head_dim=head_dim, vocab=1,
-            rope_theta=theta, rope_scaling=scaling,
-        )  # fmt: skip
-        factors = rope_factors(probe)
-        if factors is not None and all(map(_near, given, factors)):
-            return scaling
-    raise FormatError(f"{where}: rope_freqs.weight is not Llama 3.1's frequency scaling; herd does not run this model")
-
-
-def _near(a: float, b: float) -> bool:
-    return math.isclose(a, b, rel_tol=1e-4)
 
 
 def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
@@ -322,8 +222,7 @@ def write_gguf(
     config = checkpoint.config
     metadata = _metadata(checkpoint)
     shapes = config.tensor_shapes()
-    factors = rope_factors(config)
-    rope = None if factors is None else struct.pack(f"<{len(factors)}f", *factors)
+    rope = _rope_factors(config)
     entries: list[tuple[str, tuple[int, ...], str]] = [
         (from_canonical(name, "gguf"), shape, formats[name]) for name, shape in shapes.items()
     ]
@@ -353,6 +252,13 @@ def write_gguf(
         checkpoint.forget()
 
 
+def _rope_factors(config: ModelConfig) -> bytes | None:
+    """`rope_freqs.weight`, with which GGUF files say Llama 3.1's scaling."""
+    if config.rope_scaling is None or config.rope_scaling.kind != "llama3":
+        return None
+    return array("f", llama3_divisors(config.head_dim, config.rope_theta, config.rope_scaling)).tobytes()
+
+
 def _padded(size: int) -> int:
     return -(-size // _ALIGNMENT) * _ALIGNMENT
 
@@ -365,22 +271,8 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     values: dict[str, Any] = {
         "general.architecture": "llama",
         "general.name": checkpoint.name,
-        "llama.block_count": config.layers,
-        "llama.context_length": config.context,
-        "llama.embedding_length": config.dim,
-        "llama.feed_forward_length": config.ffn_dim,
-        "llama.attention.head_count": config.heads,
-        "llama.attention.head_count_kv": config.kv_heads,
-        "llama.attention.key_length": config.head_dim,
-        "llama.attention.value_length": config.head_dim,
-        "llama.attention.layer_norm_rms_epsilon": config.norm_eps,
-        "llama.rope.freq_base": config.rope_theta,
-        "llama.rope.dimension_count": config.head_dim,
-        "llama.vocab_size": config.vocab,
+        **config_to_gguf(config),
     }
-    if config.rope_scaling is not None:
-        s = config.rope_scaling
-        values[_ROPE_KEY] = [s.factor, s.low_freq_factor, s.high_freq_factor, float(s.original_context)]
     if checkpoint.chat_template is not None:
         values["tokenizer.chat_template"] = checkpoint.chat_template
     try:

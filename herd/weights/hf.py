@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from herd.errors import FormatError, NoTokenizerError, first_line
-from herd.family import ModelConfig, RopeScaling
 from herd.quant.formats import number_format
-from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, number, permuted, positive_int
+from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, permuted
 from herd.weights.files import read_json
+from herd.weights.hf_config import config_from_hf, config_to_hf
 from herd.weights.names import (
     from_canonical,
     halves_from_interleaved,
@@ -24,18 +24,8 @@ from herd.weights.names import (
 from herd.weights.sidecars import read_tokenizer, write_tokenizer
 
 _DTYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "F8_E4M3"}
-_TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "bfloat16"}
-_GENERATES, _CLASSIFIES = "LlamaForCausalLM", "LlamaForSequenceClassification"
 _MAX_HEADER = 100 << 20
 _SHARD_BYTES = 5_000_000_000
-_PLAIN: dict[str, tuple[Any, ...]] = {
-    # key of config.json -> values that mean "the plain Llama architecture"
-    "attention_bias": (False, None), "mlp_bias": (False, None), "hidden_act": ("silu", "swish"),
-    "sliding_window": (None,), "use_sliding_window": (False, None), "num_local_experts": (None, 0, 1),
-    "num_experts": (None, 0, 1), "attention_dropout": (0, 0.0, None), "partial_rotary_factor": (None, 1, 1.0),
-    "qk_norm": (None, False), "use_qk_norm": (None, False), "attn_logit_softcapping": (None,), "layer_types": (None,),
-    "embedding_multiplier": (None, 1, 1.0), "residual_multiplier": (None, 1, 1.0), "logits_scaling": (None, 1, 1.0),
-}  # fmt: skip
 
 
 class SafetensorsFile:
@@ -176,98 +166,6 @@ def _template(folder: Path) -> str | None:
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
         template = named.get("default")
     return template if isinstance(template, str) else None
-
-
-def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
-    """A `config.json` as a shape; FormatError naming the first feature outside the Llama architecture."""
-    architectures = settings.get("architectures") or []
-    model_type = settings.get("model_type")
-    if model_type != "llama" or (architectures and not {_GENERATES, _CLASSIFIES} & set(architectures)):
-        raise FormatError(
-            f"{where}: model_type {model_type!r}, architectures {architectures}; herd runs {_GENERATES} and {_CLASSIFIES}"
-        )
-    classifies = _CLASSIFIES in architectures
-    for key, plain in _PLAIN.items():
-        if key in settings and settings[key] not in plain:
-            raise FormatError(f"{where}: {key} is {settings[key]!r}; herd does not run models with that feature")
-    quantization = settings.get("quantization_config")
-    if quantization is not None and (
-        not isinstance(quantization, dict) or quantization.get("quant_method") != "fbgemm_fp8"
-    ):
-        method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
-        raise FormatError(f"{where}: quantization {method!r}; herd reads fbgemm_fp8 and unquantized weights")
-    dim, heads = (positive_int(settings, key, where) for key in ("hidden_size", "num_attention_heads"))
-    rope = settings.get("rope_parameters") or {}
-    scaling = settings.get("rope_scaling") or rope
-    head_dim = settings.get("head_dim") or dim // heads
-    return ModelConfig(
-        layers=positive_int(settings, "num_hidden_layers", where),
-        dim=dim,
-        ffn_dim=positive_int(settings, "intermediate_size", where),
-        heads=heads,
-        kv_heads=positive_int({**settings, "num_key_value_heads": settings.get("num_key_value_heads") or heads},
-                              "num_key_value_heads", where),
-        head_dim=head_dim,
-        vocab=positive_int(settings, "vocab_size", where),
-        context=positive_int({"max_position_embeddings": 2048, **settings}, "max_position_embeddings", where),
-        norm_eps=number(settings, "rms_norm_eps", 1e-6, where),
-        rope_theta=number({**rope, **settings}, "rope_theta", 10_000.0, where),
-        rope_scaling=_rope_scaling(scaling, where),
-        tied=bool(settings.get("tie_word_embeddings", False)) and not classifies,
-        classes=(settings.get("num_labels") or len(settings.get("id2label") or "01")) if classifies else 0,
-    )  # fmt: skip
-
-
-def _rope_scaling(scaling: Any, where: str) -> RopeScaling | None:
-    if not isinstance(scaling, dict):
-        raise FormatError(f"{where}: rope_scaling is {scaling!r}; expected an object")
-    kind = scaling.get("rope_type", scaling.get("type", "default"))
-    if kind in ("default", None):
-        return None
-    if kind != "llama3":
-        raise FormatError(f"{where}: rope_scaling of type {kind!r}; herd runs 'llama3' scaling")
-    return RopeScaling(
-        factor=number(scaling, "factor", 8.0, where),
-        low_freq_factor=number(scaling, "low_freq_factor", 1.0, where),
-        high_freq_factor=number(scaling, "high_freq_factor", 4.0, where),
-        original_context=positive_int(scaling, "original_max_position_embeddings", where),
-    )
-
-
-def config_to_hf(config: ModelConfig, dtype: str = "BF16") -> dict[str, Any]:
-    """The `config.json` of a shape, as transformers writes it for LlamaForCausalLM."""
-    settings: dict[str, Any] = {
-        "architectures": [_CLASSIFIES if config.classes else _GENERATES],
-        "model_type": "llama",
-        "hidden_size": config.dim,
-        "intermediate_size": config.ffn_dim,
-        "num_hidden_layers": config.layers,
-        "num_attention_heads": config.heads,
-        "num_key_value_heads": config.kv_heads,
-        "head_dim": config.head_dim,
-        "vocab_size": config.vocab,
-        "max_position_embeddings": config.context,
-        "rms_norm_eps": config.norm_eps,
-        "rope_theta": config.rope_theta,
-        "rope_scaling": None,
-        "tie_word_embeddings": config.tied,
-        "hidden_act": "silu",
-        "attention_bias": False,
-        "mlp_bias": False,
-        "torch_dtype": _TORCH_NAMES[dtype],
-    }
-    if config.classes:
-        settings["id2label"] = {str(i): f"LABEL_{i}" for i in range(config.classes)}
-        settings["label2id"] = {name: int(i) for i, name in settings["id2label"].items()}
-    if config.rope_scaling is not None:
-        settings["rope_scaling"] = {
-            "rope_type": "llama3",
-            "factor": config.rope_scaling.factor,
-            "low_freq_factor": config.rope_scaling.low_freq_factor,
-            "high_freq_factor": config.rope_scaling.high_freq_factor,
-            "original_max_position_embeddings": config.rope_scaling.original_context,
-        }
-    return settings
 
 
 def write_hf(

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herd.errors import FormatError, NoTokenizerError
-from herd.family import ModelConfig, RopeScaling
+from herd.family import ModelConfig
+from herd.rotary import RopeScaling
 from herd.text.gguf import GGUFTokenizer
 from herd.text.meta import TiktokenTokenizer
 from herd.text.tokenizer import Tokenizer
@@ -200,6 +201,10 @@ def write_meta(
 ) -> None:
     """Write one unsharded `consolidated.00.pth` and what belongs beside it."""
     config = checkpoint.config
+    if config.rope_scaling is not None and config.rope_scaling.kind != "llama3":
+        raise FormatError(
+            f"Meta's params.json cannot say {config.rope_scaling.kind} rope scaling; convert to hf or gguf"
+        )
     tensors = {name: (formats[name], shape) for name, shape in config.tensor_shapes().items()}
     shared = {}
     if config.tied:  # Meta's readers want an output head; it shares the embedding's bytes, as torch saves tied weights

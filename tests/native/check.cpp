@@ -87,7 +87,7 @@ int main(int arguments, char** argument) {
         int threads = run % 3 + 1;
         bool int8 = run == 3;
         std::mt19937 rng(7);
-        Shape shape{2, 256, 256, 4, 2, 32, 50, 1e-5f, std::vector<float>(16, 0.01f)};
+        Shape shape{2, 256, 256, 4, 2, 32, 50, 1e-5f, std::vector<float>(16, 0.01f), 1.0f};
         Decoder decoder(shape, threads, 64, isa, int8);
         std::vector<std::vector<uint8_t>> kept;
         auto add = [&](const std::string& name, int rows, int columns, const Format& format) {

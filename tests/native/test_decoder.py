@@ -17,10 +17,11 @@ from herd.engine.backends.native import NativeBackend
 from herd.engine.request import SamplingParams
 from herd.engine.sampling import choose
 from herd.errors import ConfigError
-from herd.family import ModelConfig, RopeScaling
+from herd.family import ModelConfig
 from herd.model.attention import attend
 from herd.model.load import from_checkpoint
 from herd.quant.formats import FORMATS
+from herd.rotary import RopeScaling
 from herd.weights.checkpoint import Checkpoint, StoredTensor
 from tests.models import byte_tokenizer, random_checkpoint
 

@@ -6,10 +6,11 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from herd.family import RopeScaling, shape
+from herd.family import shape
 from herd.model.attention import Documents
 from herd.model.llama import Transformer
 from herd.model.load import from_checkpoint
+from herd.rotary import RopeScaling
 from herd.weights.convert import convert
 from herd.weights.hf import config_to_hf
 from herd.weights.open import open_checkpoint

@@ -14,9 +14,10 @@ import torch
 
 from herd.errors import ConfigError, FormatError, HerdError
 from herd.family import shape
+from herd.rotary import RopeScaling, llama3_divisors
 from herd.weights.checkpoint import MappedFile
 from herd.weights.convert import convert
-from herd.weights.gguf import open_gguf, read_header, rope_factors
+from herd.weights.gguf import open_gguf, read_header
 from herd.weights.open import open_checkpoint
 from herd.weights.pth import PthFile
 from tests.models import random_checkpoint
@@ -254,7 +255,7 @@ def test_pth_that_is_not_what_we_read(tmp_path):
         ({"sliding_window": 4096}, "sliding_window"),
         ({"num_local_experts": 8}, "num_local_experts"),
         ({"hidden_act": "gelu"}, "hidden_act"),
-        ({"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "yarn"),
+        ({"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "dynamic"),
         ({"quantization_config": {"quant_method": "gptq"}}, "gptq"),
         ({"num_hidden_layers": "two"}, "num_hidden_layers"),
         ({"num_attention_heads": 10**9}, "shape|head"),
@@ -285,7 +286,7 @@ def test_numbers_that_are_none_are_refused(key, value, files, tmp_path):
 @pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
 def test_a_rotary_factor_that_is_none_is_refused(value, files, tmp_path):
     data = bytearray((files / "x.gguf").read_bytes())
-    factors = struct.pack("<16f", *rope_factors(shape("tiny-3.1")))
+    factors = struct.pack("<16f", *llama3_divisors(32, 500_000.0, RopeScaling()))
     last = data.index(factors) + 60
     data[last : last + 4] = struct.pack("<f", value)
     (tmp_path / "x.gguf").write_bytes(data)

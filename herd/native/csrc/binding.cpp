@@ -129,12 +129,12 @@ NB_MODULE(_native, m) {
   nb::class_<Decoder>(m, "Decoder", nb::dynamic_attr())
       .def("__init__",
            [](Decoder* self, int layers, int dim, int ffn_dim, int heads, int kv_heads, int head_dim, int vocab, float norm_eps,
-              std::vector<float> frequencies, int threads, int blocks, const std::string& isa, bool int8_cache) {
-             Shape shape{layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab, norm_eps, std::move(frequencies)};
+              std::vector<float> frequencies, float rope_gain, int threads, int blocks, const std::string& isa, bool int8_cache) {
+             Shape shape{layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab, norm_eps, std::move(frequencies), rope_gain};
              new (self) Decoder(std::move(shape), threads, blocks, isa.c_str(), int8_cache);
            },
            nb::kw_only(), "layers"_a, "dim"_a, "ffn_dim"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_eps"_a,
-           "frequencies"_a, "threads"_a, "blocks"_a, "isa"_a, "int8_cache"_a)
+           "frequencies"_a, "rope_gain"_a, "threads"_a, "blocks"_a, "isa"_a, "int8_cache"_a)
       .def("add",
            [](Decoder& self, const std::string& name, int format, int rows, int columns, Array<uint8_t> raw,
               nb::object scale) {

@@ -19,6 +19,7 @@ struct Shape {
   int layers, dim, ffn, heads, kv_heads, head_dim, vocab;
   float eps;
   std::vector<float> frequencies;  // radians a position turns each pair, [head_dim / 2]
+  float rope_gain;                 // what cosines and sines are multiplied with
 };
 
 // Memory straight from the system: zero, lazily there, in huge pages where they help, given back when destroyed.

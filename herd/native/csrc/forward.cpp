@@ -141,8 +141,8 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
     float* rotation = rope_.data() + size_t(t) * size_t(s.head_dim);
     for (int i = 0; i < half; i++) {
       float angle = float(position_[size_t(t)]) * s.frequencies[size_t(i)];
-      rotation[2 * i] = std::cos(angle);
-      rotation[2 * i + 1] = std::sin(angle);
+      rotation[2 * i] = std::cos(angle) * s.rope_gain;
+      rotation[2 * i + 1] = std::sin(angle) * s.rope_gain;
     }
   });
   wait(thread, &layers_[0].wq.matrix);
