@@ -45,6 +45,14 @@ class EngineStoppedError(RequestError):
     """The engine has failed or was closed; nothing can be served until it is started again."""
 
 
+class ConstraintError(RequestError):
+    """What a reply was held to (a grammar, a caller's own constraint) failed or allowed no token; the request has ended."""
+
+
+class NotFiniteError(RequestError):
+    """The model computed a NaN or an infinity for a request, which has ended: its weights are damaged, or overflow."""
+
+
 class MissingDependencyError(HerdError):
     """A feature needs an optional package that is not installed."""
 

@@ -26,8 +26,9 @@ from herd.cli.common import (
     sampling_options,
     system_option,
 )
-from herd.engine.batch import Prompter, run_batch
+from herd.engine.batch import Prompter, answer, run_batch
 from herd.engine.open import open_engine
+from herd.engine.request import Completion
 from herd.errors import ConfigError
 
 
@@ -86,19 +87,21 @@ def command(
                 run_batch(engine, prompter, batch, out, progress)
             return
         request = prompter.request(prompt or "")
-        if json:
-            import msgspec
-
-            for answer in prompter.answers(engine, request):
-                print(msgspec.json.encode(answer).decode())
-            return
-        if request.params.n > 1:
-            for answer in prompter.answers(engine, request):
-                print(f"[{answer['index']}] {answer['text']}")
+        if json or request.params.n > 1:
+            for completion in engine.run([request]):
+                if completion.error is not None:
+                    raise completion.error
+                print(_json(completion) if json else f"[{completion.index}] {completion.text}")
             return
         for event in engine.generate(request):
             print(event.text, end="", flush=True)
         print()
+
+
+def _json(completion: Completion) -> str:
+    import msgspec
+
+    return msgspec.json.encode(answer(completion)).decode()
 
 
 def _progress() -> Any:

@@ -4,16 +4,19 @@ A backend owns the weights and the key-value cache, cut into blocks of `block_si
 masks, sampling and cache writes happen inside `step`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from herd.engine.request import SamplingParams, TokenLogprob
+from herd.errors import RequestError
 from herd.family import ModelConfig
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from herd.weights.checkpoint import StoredTensor
 
 
 @dataclass(slots=True)
@@ -36,8 +39,10 @@ class Row:
     start: int
     blocks: list[int]
     sampling: Sampling | None = None  # None while a prompt is not computed to its end
-    targets: list[int] | None = None  # score these next tokens, one for each of `tokens` (the last may be missing)
+    targets: list[int] | None = None  # score these next tokens, one for each of `tokens` from `first_target` on
+    first_target: int = 0
     target_top: int = 0  # alternatives to report beside each score
+    score_tokens: tuple[int, ...] = ()  # log-probabilities of these as the token after the last
 
 
 @dataclass(slots=True)
@@ -49,11 +54,16 @@ class StepPlan:
 
 @dataclass(slots=True)
 class RowResult:
-    """A row's sampled token and the log-probabilities that were asked for."""
+    """A row's sampled token and the log-probabilities that were asked for.
+
+    `finite` is False, and nothing else counts, when logits that were needed hold a NaN or an infinity.
+    """
 
     token: int | None = None
     logprob: TokenLogprob | None = None
     scores: list[TokenLogprob] | None = None
+    token_logprobs: tuple[float, ...] = ()
+    finite: bool = True
 
 
 class Backend(Protocol):
@@ -68,6 +78,25 @@ class Backend(Protocol):
         """Compute a plan; results in the order of its rows. Results do not depend on what else is in the plan."""
         ...
 
+    def update(self, tensors: "Mapping[str, StoredTensor]") -> None:
+        """Put tensors in place of the model's own; names and shapes have been checked. Memory does not grow with calls.
+
+        ConfigError, and no change, where the backend cannot.
+        """
+        ...
+
     def close(self) -> None:
         """Free memory, threads and processes."""
         ...
+
+
+def check_tensors(config: ModelConfig, tensors: "Mapping[str, StoredTensor]") -> None:
+    """RequestError naming the first of `tensors` that a model does not have, or not in this shape."""
+    shapes = config.tensor_shapes()
+    for name, tensor in tensors.items():
+        if name not in shapes:
+            raise RequestError(f"the model has no tensor {name}; nothing was changed")
+        if tuple(tensor.shape) != tuple(shapes[name]):
+            raise RequestError(
+                f"tensor {name} is {list(tensor.shape)}; expected {list(shapes[name])}; nothing was changed"
+            )

@@ -1,22 +1,30 @@
 """Prompts -> requests -> answers, one or a file of them; a file's run continues where it was interrupted."""
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
 from herd import config as settings
+from herd.atomic import atomic_file
 from herd.engine.engine import Engine
-from herd.engine.request import Event, Request, SamplingParams
+from herd.engine.request import Completion, Request, SamplingParams
 from herd.errors import ConfigError, RequestError
 from herd.text.chat_format import chat_format
 from herd.text.messages import Message
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
 
-_AHEAD = 64  # requests given to the engine at a time
+
+class Prompt(msgspec.Struct, frozen=True):
+    """A line of a batch file; without `system` the model's preset speaks."""
+
+    line: int
+    text: str
+    params: SamplingParams
+    system: str | None = None
 
 
 class Prompter:
@@ -59,7 +67,7 @@ class Prompter:
             tokens = self._format.encode([*messages, Message("user", prompt)]).tokens
         return Request(prompt=tokens, params=params or self.params, id=name)
 
-    def parse(self, line: bytes, number: int, where: str) -> Request:
+    def parse(self, line: bytes, number: int, where: str) -> Prompt:
         """A line of a batch file; ConfigError naming the line."""
         try:
             values = msgspec.json.decode(line, type=dict[str, Any])
@@ -73,66 +81,72 @@ class Prompter:
             params = settings.read(SamplingParams, values={**msgspec.structs.asdict(self.params), **values})
         except ConfigError as error:
             raise ConfigError(f"{where}:{number}: {error}") from error
-        return self.request(prompt, system=system, params=params, name=str(number))
+        return Prompt(number, prompt, params, system)
 
-    def answers(self, engine: Engine, requests: Request | list[Request]) -> Iterator[dict[str, Any]]:
-        """Finished completions, as they finish."""
-        parts: dict[tuple[str, int], list[Event]] = {}
-        for event in engine.generate(requests):
-            events = parts.setdefault((event.request, event.index), [])
-            events.append(event)
-            if event.finish_reason is not None and event.usage is not None:
-                del parts[event.request, event.index]
-                answer: dict[str, Any] = {
-                    "request": event.request,
-                    "index": event.index,
-                    "text": "".join(e.text for e in events),
-                    "tokens": [t for e in events for t in e.tokens],
-                    "finish_reason": event.finish_reason,
-                    "usage": event.usage,
-                }
-                logprobs = [item for e in events for item in e.logprobs]
-                if logprobs:
-                    answer["logprobs"] = logprobs
-                yield answer
+
+def answer(completion: Completion) -> dict[str, Any]:
+    """A completion as JSON shows it; one that failed has its `error`."""
+    found: dict[str, Any] = {"index": completion.index}
+    if completion.error is not None:
+        return {**found, "error": str(completion.error)}
+    found |= {"text": completion.text, "tokens": list(completion.tokens)}
+    found |= {"finish_reason": completion.finish_reason, "usage": completion.usage}
+    return {**found, "logprobs": completion.logprobs} if completion.logprobs else found
 
 
 def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progress: Any) -> None:
-    """Answer every line of `source` into `out`, skipping lines that `out` has whole answers for already."""
+    """Answer every line of `source` into `out`, skipping lines that `out` has whole answers for already.
+
+    A line that cannot be answered has its error in `out`, and is tried again by the next run; when all is done,
+    RequestError says how many there are.
+    """
     try:
         lines = [(i, line) for i, line in enumerate(source.read_bytes().splitlines(), 1) if line.strip()]
     except OSError as error:
         raise ConfigError(f"{source}: cannot be read ({error.strerror})") from error
+    prompts = [prompter.parse(line, number, str(source)) for number, line in lines]  # all, before any work
     done = _finished(out)
-    requests = [prompter.parse(line, number, str(source)) for number, line in lines]
-    todo = [r for r in requests if any((int(r.id), index) not in done for index in range(r.params.n))]
-    task = progress.add_task("answers", total=len(requests), completed=len(requests) - len(todo))
+    todo = [p for p in prompts if any((p.line, index) not in done for index in range(p.params.n))]
+    requests = (prompter.request(p.text, system=p.system, params=p.params, name=str(p.line)) for p in todo)
+    task = progress.add_task("answers", total=sum(p.params.n for p in prompts), completed=len(done))
+    failed: list[Completion] = []
     with out.open("ab") as file:
-        for first in range(0, len(todo), _AHEAD):
-            for answer in prompter.answers(engine, todo[first : first + _AHEAD]):
-                key = (int(answer.pop("request")), answer["index"])
-                if key in done:
-                    continue
-                file.write(msgspec.json.encode({"line": key[0], **answer}) + b"\n")
-                file.flush()
-                progress.advance(task)
-            os.fsync(file.fileno())
+        for completion in engine.run(requests):
+            line = int(completion.request.id)
+            if (line, completion.index) in done:
+                continue
+            if completion.error is not None:
+                failed.append(completion)
+            file.write(msgspec.json.encode({"line": line, **answer(completion)}) + b"\n")
+            file.flush()
+            progress.advance(task)
+        os.fsync(file.fileno())
+    if failed:
+        first = failed[0]
+        raise RequestError(
+            f"{len(failed):,} of {sum(p.params.n for p in todo):,} answers failed, the first of line {first.request.id}: "
+            f"{first.error}; {out} has their errors, and running again tries them again"
+        )
 
 
 def _finished(out: Path) -> set[tuple[int, int]]:
-    """Lines and completions that `out` has; half a line at its end, from an interruption, is cut off."""
+    """Lines and completions that `out` has; what an interruption left of a line, and failures, are taken out of it."""
     if not out.exists():
         return set()
-    data = out.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    found = set()
-    for number, line in enumerate(data[:whole].splitlines(), 1):
+    lines = out.read_bytes().splitlines(keepends=True)
+    kept, found = [], set()
+    for number, line in enumerate(lines, 1):
+        if number == len(lines) and not line.endswith(b"\n"):
+            break
         try:
-            answer = msgspec.json.decode(line, type=dict[str, Any])
-            found.add((int(answer["line"]), int(answer["index"])))
+            values = msgspec.json.decode(line, type=dict[str, Any])
+            key = int(values["line"]), int(values["index"])
         except (msgspec.MsgspecError, KeyError, TypeError, ValueError) as error:
             raise RequestError(f"{out}:{number}: not an answer of an earlier run; name another output file") from error
-    if whole < len(data):
-        with out.open("r+b") as file:
-            file.truncate(whole)
+        if "error" not in values:
+            kept.append(line)
+            found.add(key)
+    if len(kept) < len(lines):
+        with atomic_file(out) as temporary:
+            temporary.write_bytes(b"".join(kept))
     return found

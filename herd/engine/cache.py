@@ -58,6 +58,18 @@ class BlockCache:
             self._known[digest] = block
             self._digest[block] = digest
 
+    def forget(self, blocks: Sequence[int]) -> None:
+        """Let nobody find these blocks any more; who uses them keeps them."""
+        for block in blocks:
+            digest = self._digest[block]
+            if digest is not None:
+                del self._known[digest]
+                self._digest[block] = None
+
+    def clear(self) -> None:
+        """Forget the contents of all blocks."""
+        self.forget(range(self.count))
+
     def release(self, blocks: Sequence[int]) -> None:
         """One user less for each; the ends of sequences are evicted before their beginnings."""
         for block in reversed(blocks):

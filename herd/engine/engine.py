@@ -1,37 +1,52 @@
-"""The engine: takes requests from any thread, runs steps on its own, and hands each caller its events.
+"""The engine: takes requests from any thread, runs steps on its own, and hands each caller its events or completions.
 
 Everything that generates text goes through here: chat, server, synthetic data, evaluation, guards.
 """
 
 import itertools
-import os
 import queue
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from concurrent.futures import Future
 from typing import Any
 
-from herd.engine.backend import Backend, RowResult
+import msgspec
+
+from herd.engine.admission import admit
+from herd.engine.backend import Backend, RowResult, check_tensors
 from herd.engine.cache import BlockCache
-from herd.engine.request import Event, FinishReason, Request, TokenLogprob, Usage
-from herd.engine.scheduler import Scheduler, Sequence
-from herd.engine.seed import completion_seed
-from herd.engine.stop import StopStrings
-from herd.errors import EngineStoppedError, QueueFullError, RequestError
-from herd.text.tokenizer import StreamDecoder, Tokenizer
+from herd.engine.constraint import GuardedConstraint
+from herd.engine.output import Caller, Output
+from herd.engine.request import Completion, Event, FinishReason, Request
+from herd.engine.scheduler import Scheduler
+from herd.engine.sequence import Sequence
+from herd.errors import (
+    ConfigError,
+    EngineStoppedError,
+    HerdError,
+    NotFiniteError,
+    QueueFullError,
+    RequestError,
+    first_line,
+)
+from herd.family import ModelConfig
+from herd.text.tokenizer import Tokenizer
+from herd.weights.checkpoint import StoredTensor
+
+_RETRY = 0.02  # seconds until a run that found the queue full of others' requests tries again
 
 
-class _Completion:
-    """A sequence with its text: decodes tokens, holds back what may become a stop string."""
+class Load(msgspec.Struct, frozen=True):
+    """How full an engine is: completions that wait and that run, blocks of the cache and those nobody uses, and how often
+    a sequence had to give its blocks back so far.
+    """
 
-    def __init__(self, sequence: Sequence, tokenizer: Tokenizer, deliver: Callable[[Any], None]) -> None:
-        self.sequence = sequence
-        self.deliver = deliver
-        self.decoder = StreamDecoder(tokenizer)
-        self.stop = StopStrings(sequence.params.stop)
-        self.pending: list[int] = []
-        self.pending_logprobs: list[TokenLogprob] = []
-        self.echoed = not sequence.params.echo
+    waiting: int
+    running: int
+    blocks: int
+    free_blocks: int
+    preemptions: int
 
 
 class Engine:
@@ -53,11 +68,12 @@ class Engine:
         self._max_waiting = max_waiting
         self._special = frozenset(tokenizer.special_tokens.values())
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
-        self._completions: dict[str, dict[int, _Completion]] = {}
+        self._outputs: dict[Sequence, Output] = {}
         self._arrivals = itertools.count()
         self._thread: threading.Thread | None = None
-        self._start = threading.Lock()
-        self._failure: BaseException | None = None
+        self._lock = threading.Lock()  # of the three below
+        self._open = 0  # completions that were taken and have not ended
+        self._failure: EngineStoppedError | None = None
         self._closed = False
 
     def __enter__(self) -> "Engine":
@@ -68,7 +84,7 @@ class Engine:
 
     def close(self) -> None:
         """Stop the engine's thread and free the backend; requests in flight end as cancelled."""
-        with self._start:
+        with self._lock:
             if self._closed:
                 return
             self._closed = True
@@ -77,30 +93,42 @@ class Engine:
             self._thread.join()
         self.backend.close()
 
+    @property
+    def config(self) -> ModelConfig:
+        """The model's shape."""
+        return self.backend.config
+
+    @property
+    def healthy(self) -> bool:
+        """Whether requests are taken: neither closed nor stopped by an error."""
+        return self._failure is None and not self._closed
+
+    def load(self) -> Load:
+        """How full the engine is just now."""
+        scheduler, cache = self.scheduler, self.scheduler.cache
+        running = len(scheduler.running)
+        return Load(max(0, self._open - running), running, cache.count, cache.free, scheduler.preemptions)
+
     def generate(self, requests: Request | Iterable[Request]) -> Iterator[Event]:
         """Events of one request or of many, as they come; leaving the iterator early cancels what is unfinished.
 
-        Raises RequestError, before anything runs, for a request that cannot be served.
+        Raises RequestError, before anything runs, for a request that cannot be served, and later for one that fails.
         """
         received: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        wanted = [requests] if isinstance(requests, Request) else list(requests)
-        ids = self._submit(wanted, received.put)
-        return self._receive(ids, wanted, received)
+        caller = Caller(received.put)
+        return self._receive(caller, received, self._submit(_listed(requests), caller))
 
-    def _receive(self, ids: list[str], wanted: list[Request], received: "queue.SimpleQueue[Any]") -> Iterator[Event]:
-        open_completions = sum(request.params.n for request in wanted)
+    def _receive(self, caller: Caller, received: "queue.SimpleQueue[Any]", left: int) -> Iterator[Event]:
         try:
-            while open_completions:
+            while left:
                 event = received.get()
                 if isinstance(event, BaseException):
-                    open_completions = 0
                     raise event
-                open_completions -= event.finish_reason is not None
+                left -= event.finish_reason is not None
                 yield event
         finally:
-            if open_completions:
-                for request_id in ids:
-                    self.cancel(request_id)
+            if left:
+                self._cancel(caller)
 
     async def agenerate(self, requests: Request | Iterable[Request]) -> AsyncIterator[Event]:
         """`generate` for asyncio."""
@@ -108,7 +136,6 @@ class Engine:
 
         loop = asyncio.get_running_loop()
         received: asyncio.Queue[Any] = asyncio.Queue()
-        wanted = [requests] if isinstance(requests, Request) else list(requests)
 
         def deliver(event: Any) -> None:
             try:
@@ -116,200 +143,240 @@ class Engine:
             except RuntimeError:  # the loop has ended; nobody listens
                 return
 
-        ids = self._submit(wanted, deliver)
-        open_completions = sum(request.params.n for request in wanted)
+        caller = Caller(deliver)
+        left = self._submit(_listed(requests), caller)
         try:
-            while open_completions:
+            while left:
                 event = await received.get()
                 if isinstance(event, BaseException):
-                    open_completions = 0
                     raise event
-                open_completions -= event.finish_reason is not None
+                left -= event.finish_reason is not None
                 yield event
         finally:
-            if open_completions:
-                for request_id in ids:
-                    self.cancel(request_id)
+            if left:
+                self._cancel(caller)
 
-    def complete(self, request: Request) -> Event:
-        """The whole of a single completion (`n` of 1) as one event."""
-        events = list(self.generate(request))
-        return Event(
-            request=events[-1].request,
-            index=0,
-            text="".join(event.text for event in events),
-            tokens=tuple(token for event in events for token in event.tokens),
-            logprobs=tuple(item for event in events for item in event.logprobs),
-            prompt_logprobs=next((e.prompt_logprobs for e in events if e.prompt_logprobs is not None), None),
-            finish_reason=events[-1].finish_reason,
-            usage=events[-1].usage,
-        )
+    def complete(self, request: Request) -> Completion:
+        """The whole of a single completion. RequestError for a request that cannot be served, fails, or has `n` above 1."""
+        if request.params.n != 1:
+            raise RequestError(
+                f"n is {request.params.n}; complete gives one completion, run gives all of them", param="n"
+            )
+        completion = next(self._run(iter([request]), 1, retry=False))
+        if completion.error is not None:
+            raise completion.error
+        return completion
 
-    @property
-    def healthy(self) -> bool:
-        """Whether requests are taken: neither closed nor stopped by an error."""
-        return self._failure is None and not self._closed
+    def run(self, requests: Iterable[Request], *, ahead: int = 256) -> Iterator[Completion]:
+        """Completions of any number of requests, in the order in which they finish; `request` in each says whose it is.
+
+        Requests are taken from their iterable as there is room, so that about `ahead` completions are in the engine at a
+        time; a queue full of others' requests is waited for. Every request gives its `n` completions, whatever becomes of
+        it: one that is refused or fails gives them with an `error`. Leaving the iterator early cancels what is unfinished.
+        EngineStoppedError when the engine ends.
+        """
+        if ahead < 1:
+            raise RequestError(f"ahead is {ahead}; expected 1 or more", param="ahead")
+        return self._run(iter(requests), ahead)
+
+    def _run(self, requests: Iterator[Request], ahead: int, *, retry: bool = True) -> Iterator[Completion]:
+        received: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        caller = Caller(received.put, whole=True)
+        left, request = 0, next(requests, None)
+        try:
+            while left or request is not None:
+                while request is not None and left < ahead:
+                    try:
+                        left += self._submit([request], caller)
+                    except QueueFullError:
+                        if not retry:
+                            raise
+                        break
+                    except EngineStoppedError:
+                        raise
+                    except HerdError as error:
+                        for completion in _refused(request, error):
+                            received.put(completion)
+                            left += 1
+                    request = next(requests, None)
+                if not left:
+                    time.sleep(_RETRY)
+                    continue
+                completion = received.get()
+                if isinstance(completion, BaseException):
+                    raise completion
+                left -= 1
+                yield completion
+        finally:
+            if left:
+                self._cancel(caller)
 
     def cancel(self, request_id: str) -> None:
-        """End a request; its blocks are free before the next step."""
-        self._inbox.put(("cancel", request_id))
+        """End the requests with this `id`; their blocks are free before the next step."""
+        self._inbox.put(("cancel", lambda output: output.request.id == request_id))
 
-    def _submit(self, requests: list[Request], deliver: Callable[[Any], None]) -> list[str]:
-        """Check requests and put them in line. RequestError at the door names what cannot be served."""
+    def _cancel(self, caller: Caller) -> None:
+        self._inbox.put(("leave", caller))
+
+    def update(self, tensors: Mapping[str, StoredTensor]) -> None:
+        """Put `tensors`, by their names in the checkpoint, in place of the model's own, between two steps.
+
+        Returns when it is done. What was computed with the old weights is forgotten: the prefix cache is empty, and
+        completions under way go on with the new weights, their tokens so far kept. No tensors: only forget, for a model
+        whose weights were changed in place. RequestError, and no change, for a name or shape that the model does not have,
+        ConfigError where the backend cannot; any other error leaves weights half changed and stops the engine.
+        """
+        check_tensors(self.config, tensors)
+        done: Future[None] = Future()
+        self._order("update", (tensors, done))
+        done.result()
+
+    def _submit(self, requests: list[Request], caller: Caller) -> int:
+        """Check requests and put them in line; returns how many completions. RequestError names what cannot be served."""
+        self._check_alive()
+        outputs = []
+        for request in requests:
+            sequences = admit(request, self.config, self.max_length, self._arrivals)
+            outputs += [Output(caller, request, s, sequences[0], self.tokenizer, self._special) for s in sequences]
+        if len(outputs) > self._max_waiting:
+            raise RequestError(f"{len(outputs):,} completions at once; expected at most {self._max_waiting:,}")
+        self._order("add", outputs)
+        return len(outputs)
+
+    def _order(self, kind: str, value: Any) -> None:
+        """Tell the engine's thread. Completions count from here on as waiting."""
+        with self._lock:
+            self._check_alive()
+            if kind == "add":
+                if self._open - len(self.scheduler.running) + len(value) > self._max_waiting:
+                    raise QueueFullError(f"the queue is full ({self._max_waiting} requests wait); try again later")
+                self._open += len(value)
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="herd-engine", daemon=True)
+                self._thread.start()
+            self._inbox.put((kind, value))
+
+    def _check_alive(self) -> None:
         if self._failure is not None:
-            raise EngineStoppedError(f"the engine has stopped after an error: {self._failure}") from self._failure
+            raise self._failure
         if self._closed:
             raise EngineStoppedError("the engine is closed")
-        groups = [self._sequences(request) for request in requests]
-        waiting = len(self.scheduler.waiting) + self._inbox.qsize()  # what the engine has not looked at yet waits too
-        if waiting + sum(map(len, groups)) > self._max_waiting:
-            raise QueueFullError(f"the queue is full ({self._max_waiting} requests wait); try again later")
-        with self._start:
-            if self._thread is None and not self._closed:
-                self._thread = threading.Thread(target=self._run, name="herd-engine", daemon=True)
-                self._thread.start()
-        for group in groups:
-            self._inbox.put(("add", [_Completion(s, self.tokenizer, deliver) for s in group]))
-        return [group[0].request for group in groups]
-
-    def _sequences(self, request: Request) -> list[Sequence]:
-        params, vocab = request.params, self.backend.config.vocab
-        params.check(vocab)
-        length = len(request.prompt)
-        if not length:
-            raise RequestError("prompt is empty; expected at least one token", param="prompt")
-        bad = next((t for t in request.prompt if not 0 <= t < vocab), None)
-        if bad is not None:
-            raise RequestError(f"prompt has token {bad}; expected tokens from 0 to {vocab - 1}", param="prompt")
-        wanted = params.max_tokens if params.max_tokens is not None else 1
-        if length + wanted > self.max_length:
-            limit = "the model's context" if self.max_length == self.backend.config.context else "the cache"
-            raise RequestError(
-                f"the prompt's {length:,} tokens and {wanted:,} to generate exceed {limit} of {self.max_length:,} tokens; "
-                "shorten the prompt or ask for fewer",
-                code="context_length_exceeded",
-            )
-        if request.deadline is not None and request.deadline <= 0:
-            raise RequestError(f"deadline is {request.deadline}; expected seconds above 0", param="timeout")
-        seed = int.from_bytes(os.urandom(8), "little") >> 1 if params.seed is None else params.seed
-        name = request.id or f"request-{os.urandom(8).hex()}"
-        return [
-            Sequence(
-                name, index, params, list(request.prompt), length,
-                self.max_length if params.max_tokens is None else length + params.max_tokens,
-                completion_seed(seed, index), (request.priority, next(self._arrivals)),
-                None if request.deadline is None else time.monotonic() + request.deadline,
-                None if request.constraint is None else request.constraint(),
-            )
-            for index in range(params.n)
-        ]  # fmt: skip
 
     # What follows runs on the engine's own thread.
 
-    def _run(self) -> None:
+    def _work(self) -> None:
         try:
             while self._take_orders():
-                for sequence in list(self.scheduler.expired()):
-                    self._finish(self._completions[sequence.request][sequence.index], "deadline")
+                for sequence in self.scheduler.expired():
+                    self._finish(self._outputs[sequence], "deadline")
                 plan = self.scheduler.plan()
                 if not plan.rows:
                     continue
                 for sequence, result in self.scheduler.commit(self.backend.step(plan)):
-                    self._advance(self._completions[sequence.request][sequence.index], result)
+                    self._advance(self._outputs[sequence], result)
         except BaseException as error:
-            self._failure = error
-            for group in self._completions.values():
-                for completion in group.values():
-                    completion.deliver(error)
+            failure = EngineStoppedError(f"the engine has stopped after an error: {first_line(error)}")
+            failure.__cause__ = error
+            with self._lock:  # nothing is put in the inbox from here on
+                self._failure = failure
+            self._end(failure)
         else:
-            for group in list(self._completions.values()):
-                for completion in list(group.values()):
-                    self._finish(completion, "cancelled")
+            self._end(None)
+
+    def _end(self, error: EngineStoppedError | None) -> None:
+        """Tell everybody whose completions are open that there is no more."""
+        while not self._inbox.empty():
+            kind, value = self._inbox.get()
+            if kind == "add":
+                self._outputs.update((output.sequence, output) for output in value)
+            elif kind == "update":
+                value[1].set_exception(EngineStoppedError("the engine has ended"))
+        if error is None:
+            for output in list(self._outputs.values()):
+                output.finish("cancelled")
+        else:
+            for caller in {output.caller for output in self._outputs.values()}:
+                caller.deliver(error)
+        self._outputs.clear()
 
     def _take_orders(self) -> bool:
         """Handle what callers asked for, waiting when there is nothing else to do; False to stop."""
         while True:
-            idle = not self.scheduler.running and not self.scheduler.waiting
             try:
-                kind, value = self._inbox.get(block=idle)
+                kind, value = self._inbox.get(block=not self._outputs)
             except queue.Empty:
                 return True
-            if kind == "close":
-                return False
-            if kind == "cancel":
-                for completion in list(self._completions.get(value, {}).values()):
-                    self._finish(completion, "cancelled")
-            else:
-                for completion in value:
-                    sequence = completion.sequence
-                    self._completions.setdefault(sequence.request, {})[sequence.index] = completion
-                    if sequence.max_length == sequence.prompt_length and not sequence.wants_scores:
-                        self._finish(completion, "length")  # nothing to generate and nothing to score
-                    else:
-                        self.scheduler.add(sequence)
+            match kind:
+                case "close":
+                    return False
+                case "add":
+                    for output in value:
+                        self._add(output)
+                case "leave":
+                    for output in list(value.open):
+                        self._finish(output, "cancelled")
+                case "cancel":
+                    for output in [output for output in self._outputs.values() if value(output)]:
+                        self._finish(output, "cancelled")
+                case "update":
+                    self._update(*value)
 
-    def _advance(self, completion: _Completion, result: RowResult) -> None:
-        """Take one sampled token: decode it, look for a stop, send what is certain."""
-        sequence, params, token = completion.sequence, completion.sequence.params, result.token
-        assert token is not None
-        if sequence.constraint is not None:
-            sequence.constraint.advance(token)
-        if sequence.max_length == sequence.prompt_length:  # only the prompt's scores were wanted
-            sequence.tokens.pop()
-            self._finish(completion, "length")
-            return
-        completion.pending.append(token)
-        if result.logprob is not None:
-            completion.pending_logprobs.append(result.logprob)
-        ends = token in params.stop_tokens or (not params.ignore_eos and token in self.tokenizer.stop_ids)
-        if ends:
-            self._finish(completion, "stop")
-            return
-        if token in self._special and not params.show_special:
-            text = ""
-        else:
-            text = completion.decoder.push(token)
-        text, stopped = completion.stop.push(text)
-        if stopped:
-            self._send(completion, text)
-            self._finish(completion, "stop", flush=False)
-        elif len(sequence.tokens) >= sequence.max_length:
-            self._send(completion, text)
-            self._finish(completion, "length")
-        else:
-            self._send(completion, text)
+    def _add(self, output: Output) -> None:
+        sequence = output.sequence
+        self._outputs[sequence] = output
+        output.caller.open.add(output)
+        self.scheduler.add(sequence)
+        if not (sequence.generates or sequence.score_tokens or sequence.unscored is not None):
+            self._finish(output, "length")  # nothing is to be computed
 
-    def _send(self, completion: _Completion, text: str, reason: FinishReason | None = None) -> None:
-        sequence = completion.sequence
-        scores: tuple[TokenLogprob | None, ...] | None = None
-        if not completion.echoed:
-            completion.echoed = True
-            prompt = sequence.tokens[: sequence.prompt_length]
-            shown = [t for t in prompt if sequence.params.show_special or t not in self._special]
-            text = b"".join(map(self.tokenizer.token_bytes, shown)).decode("utf-8", "replace") + text
-            if sequence.wants_scores:
-                scores = (None, *sequence.scores)
-        if not (text or reason or completion.pending):
+    def _update(self, tensors: Mapping[str, StoredTensor], done: "Future[None]") -> None:
+        try:
+            self.backend.update(tensors)
+        except ConfigError as error:  # nothing was changed
+            done.set_exception(error)
             return
-        usage = Usage(sequence.prompt_length, sequence.reply_length, sequence.cached) if reason else None
-        completion.deliver(
-            Event(
-                request=sequence.request, index=sequence.index, text=text, tokens=tuple(completion.pending),
-                logprobs=tuple(completion.pending_logprobs), prompt_logprobs=scores, finish_reason=reason, usage=usage,
+        except BaseException as error:
+            done.set_exception(error)
+            raise
+        self.scheduler.restart()
+        done.set_result(None)
+
+    def _advance(self, output: Output, result: RowResult) -> None:
+        """Take what a step found for a completion. What goes wrong with it ends it, and nothing else."""
+        constraint = output.sequence.constraint
+        error: HerdError | None = None
+        reason: FinishReason | None = "error"
+        if not result.finite:
+            error = NotFiniteError(
+                f"the model computed a NaN or an infinity after {len(output.sequence.tokens):,} tokens; its weights are "
+                "damaged or overflow in this number format"
             )
-        )  # fmt: skip
-        completion.pending, completion.pending_logprobs = [], []
+        else:
+            if isinstance(constraint, GuardedConstraint):
+                if result.token is not None and constraint.error is None:
+                    constraint.advance(result.token)
+                error = constraint.error
+            if error is None:
+                reason = output.take(result)
+        if reason is None:
+            output.send()
+        else:
+            self._finish(output, reason, error)
 
-    def _finish(self, completion: _Completion, reason: FinishReason, *, flush: bool = True) -> None:
-        sequence = completion.sequence
-        text = ""
-        if flush:
-            text, stopped = completion.stop.push(completion.decoder.finish())
-            if not stopped:
-                text += completion.stop.finish()
-        self._send(completion, text, reason)
-        self.scheduler.remove(sequence)
-        group = self._completions[sequence.request]
-        del group[sequence.index]
-        if not group:
-            del self._completions[sequence.request]
+    def _finish(self, output: Output, reason: FinishReason, error: HerdError | None = None) -> None:
+        self.scheduler.remove(output.sequence, forget=error is not None)
+        del self._outputs[output.sequence]
+        output.caller.open.discard(output)
+        with self._lock:
+            self._open -= 1
+        output.finish(reason, error)
+
+
+def _listed(requests: Request | Iterable[Request]) -> list[Request]:
+    return [requests] if isinstance(requests, Request) else list(requests)
+
+
+def _refused(request: Request, error: HerdError) -> Iterator[Completion]:
+    """The completions of a request that was refused: as many as it wanted, or one where that is what is wrong."""
+    count = request.params.n if isinstance(request.params.n, int) and 1 <= request.params.n <= 1024 else 1
+    return (Completion(request=request, index=i, finish_reason="error", error=error) for i in range(count))

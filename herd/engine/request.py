@@ -1,18 +1,18 @@
-"""What a caller asks for and what it gets: sampling parameters, requests, events."""
+"""What a caller asks for and what it gets: sampling parameters, requests, events, completions."""
 
 import math
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
 
-from herd.errors import RequestError
+from herd.errors import HerdError, RequestError, first_line
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline"]
-MAX_LOGPROBS = 20
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
 
 
 class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -43,7 +43,11 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     show_special: bool = False
 
     def check(self, vocab: int) -> None:
-        """RequestError naming the first parameter out of range."""
+        """RequestError naming the first parameter of a wrong type or out of range."""
+        try:
+            msgspec.convert(msgspec.structs.asdict(self), SamplingParams)
+        except msgspec.ValidationError as error:
+            raise RequestError(f"sampling parameters: {first_line(error)}") from error
         ranges: tuple[tuple[str, float, float], ...] = (
             ("temperature", 0, 100), ("top_p", 0, 1), ("min_p", 0, 1), ("top_k", 0, 2**31),
             ("repetition_penalty", 0.01, 100), ("presence_penalty", -100, 100), ("frequency_penalty", -100, 100),
@@ -57,8 +61,8 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise RequestError("top_p is 0; expected a number above 0 and up to 1", param="top_p")
         if self.max_tokens is not None and self.max_tokens < 0:
             raise RequestError(f"max_tokens is {self.max_tokens}; expected 0 or more", param="max_tokens")
-        if self.logprobs is not None and not 0 <= self.logprobs <= MAX_LOGPROBS:
-            raise RequestError(f"logprobs is {self.logprobs}; expected 0 to {MAX_LOGPROBS}", param="logprobs")
+        if self.logprobs is not None and not 0 <= self.logprobs <= vocab:
+            raise RequestError(f"logprobs is {self.logprobs}; expected 0 to the vocabulary's {vocab}", param="logprobs")
         if self.seed is not None and not -(2**63) <= self.seed < 2**64:
             raise RequestError(f"seed is {self.seed}; expected a 64-bit number", param="seed")
         for token, bias in self.logit_bias.items():
@@ -86,15 +90,22 @@ class Constraint(Protocol):
 class Request(msgspec.Struct, frozen=True, kw_only=True):
     """Tokens to continue. A lower `priority` runs first; `deadline` is in seconds from submission.
 
-    `constraint` makes the grammar state of one completion; it is called once for each of the `n`.
+    `constraint` makes the grammar state of one completion; it is called once for each of the `n`. `id` is for the caller:
+    it comes back in events, and names what `Engine.cancel` ends.
+
+    `score_from` asks for the log-probabilities of the prompt's tokens from that index on (1 or more), each given all
+    before it; what is before is shared with other requests like any prompt. With `max_tokens=0` nothing is generated.
+    `score_tokens` asks for the log-probabilities of these tokens as the one after the prompt; nothing is generated.
     """
 
-    prompt: list[int]
+    prompt: Sequence[int]
     params: SamplingParams = SamplingParams()
     priority: int = 0
     deadline: float | None = None
     constraint: Any = None
     id: str = ""
+    score_from: int | None = None
+    score_tokens: tuple[int, ...] = ()
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -106,15 +117,28 @@ class TokenLogprob(msgspec.Struct, frozen=True):
 
 
 class Usage(msgspec.Struct, frozen=True):
-    """Tokens of a completion: `cached` of the prompt's were found in the cache."""
+    """Tokens of a completion: `prompt`, of which `cached` had been computed before the request came, and reply.
+
+    The completions of one request name the same prompt: add them up with `of_request`.
+    """
 
     prompt: int
     completion: int
     cached: int
 
+    @staticmethod
+    def of_request(completions: "Iterable[Usage]") -> "Usage":
+        """The usage of a request's `n` completions together: their prompt, which was computed once, counts once."""
+        parts = list(completions)
+        return Usage(parts[0].prompt, sum(part.completion for part in parts), parts[0].cached)
+
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
-    """The next part of completion `index` of a request; the last one has a `finish_reason` and the `usage`."""
+    """The next part of completion `index` of a request; the last one has a `finish_reason` and the `usage`.
+
+    `prompt_logprobs` are those of `score_from`, or of the whole prompt (None for its first token) with `echo` and
+    `logprobs`; `token_logprobs` those of `score_tokens`, in their order.
+    """
 
     request: str
     index: int
@@ -122,5 +146,23 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     tokens: tuple[int, ...] = ()
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    token_logprobs: tuple[float, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """Completion `index` of `request`, whole; fields as in `Event`. One that failed has the finish reason "error", its
+    `error`, and what there was before it.
+    """
+
+    request: Request
+    index: int = 0
+    text: str = ""
+    tokens: tuple[int, ...] = ()
+    logprobs: tuple[TokenLogprob, ...] = ()
+    prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
+    token_logprobs: tuple[float, ...] = ()
+    finish_reason: FinishReason
+    usage: Usage = Usage(0, 0, 0)
+    error: HerdError | None = None

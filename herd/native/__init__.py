@@ -5,9 +5,10 @@ binding.
 """
 
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from herd.errors import ConfigError, FormatError
+from herd.family import ModelConfig
 from herd.native import _native
 from herd.quant.formats import number_format
 from herd.rotary import frequencies
@@ -64,6 +65,14 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
     except (ValueError, IndexError) as error:
         raise ConfigError(f"the native backend cannot run this model: {error}") from error
     return decoder
+
+
+def update(decoder: _native.Decoder, config: ModelConfig, tensors: Mapping[str, StoredTensor]) -> None:
+    """Put tensors in place of a decoder's own, between steps; in their place in memory where the format is the same."""
+    for name, tensor in tensors.items():
+        _add(decoder, name, tensor)
+        if name == "tok_embeddings.weight" and config.tied:
+            _add(decoder, "output.weight", tensor)
 
 
 def _with_output(checkpoint: Checkpoint) -> Iterable[tuple[str, StoredTensor]]:

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 from starlette.responses import JSONResponse
 
-from herd.errors import EngineStoppedError, HerdError, QueueFullError, RequestError
+from herd.errors import EngineStoppedError, HerdError, NotFiniteError, QueueFullError, RequestError
 
 _KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 RETRY_AFTER = 1
@@ -40,6 +40,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(429, str(error), code="queue_full", retry_after=RETRY_AFTER)
     if isinstance(error, EngineStoppedError):
         return ApiError(503, str(error), retry_after=RETRY_AFTER)
+    if isinstance(error, NotFiniteError):
+        return ApiError(500, str(error), code="not_finite")
     if isinstance(error, RequestError):
         return ApiError(400, str(error), param=error.param, code=error.code)
     if isinstance(error, HerdError):

@@ -74,11 +74,11 @@ class Metrics:
 
     def observe(self, engine: Engine) -> None:
         """Note how full the engine is."""
-        scheduler, cache = engine.scheduler, engine.scheduler.cache
-        self.waiting.set(len(scheduler.waiting))
-        self.running.set(len(scheduler.running))
-        self.blocks.labels("free").set(cache.free)
-        self.blocks.labels("used").set(cache.count - cache.free)
+        load = engine.load()
+        self.waiting.set(load.waiting)
+        self.running.set(load.running)
+        self.blocks.labels("free").set(load.free_blocks)
+        self.blocks.labels("used").set(load.blocks - load.free_blocks)
 
     def text(self) -> bytes:
         """In Prometheus' text format."""

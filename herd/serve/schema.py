@@ -1,8 +1,11 @@
 """What clients send, field by field. A field that is not here is refused by its name."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+
+TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=20)]
+"""How many alternatives beside each token; 20 is OpenAI's bound, the engine has none."""
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -141,7 +144,7 @@ class ChatRequest(Sampled, frozen=True, kw_only=True):
     parallel_tool_calls: bool | None = None
     response_format: TextFormat | JsonObjectFormat | JsonSchemaFormat | None = None
     logprobs: bool | None = None
-    top_logprobs: int | None = None
+    top_logprobs: TopLogprobs | None = None
     max_completion_tokens: int | None = None
     metadata: dict[str, str] | None = None
     store: bool | None = None
@@ -152,7 +155,7 @@ class CompletionRequest(Sampled, frozen=True, kw_only=True):
     """POST /v1/completions. A prompt may be text, tokens, or a list of either."""
 
     prompt: str | list[str | int | list[int]]
-    logprobs: int | None = None
+    logprobs: TopLogprobs | None = None
     echo: bool = False
 
 

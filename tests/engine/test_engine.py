@@ -125,7 +125,7 @@ def test_what_cannot_be_served_is_refused_at_the_door(engine):
         (Request(prompt=[5], params=SamplingParams(temperature=-1)), "temperature"),
         (Request(prompt=[5], params=SamplingParams(top_p=0)), "top_p"),
         (Request(prompt=[5], params=SamplingParams(temperature=float("nan"))), "temperature"),
-        (Request(prompt=[5], params=SamplingParams(logprobs=99)), "logprobs"),
+        (Request(prompt=[5], params=SamplingParams(logprobs=10**6)), "logprobs"),
         (Request(prompt=[5], params=SamplingParams(logit_bias={10**7: 1.0})), "logit_bias"),
         (Request(prompt=[5], params=SamplingParams(stop=("",))), "stop"),
         (Request(prompt=[5], deadline=-1.0), "deadline"),

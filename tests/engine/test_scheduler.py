@@ -9,12 +9,13 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from herd.engine.backend import RowResult
 from herd.engine.cache import BlockCache
-from herd.engine.request import SamplingParams
-from herd.engine.scheduler import Scheduler, Sequence
+from herd.engine.request import SamplingParams, TokenLogprob
+from herd.engine.scheduler import Scheduler
+from herd.engine.sequence import Sequence
 
 
 def sequence(name: str, tokens: list[int], limit: int, arrival: int, priority: int = 0) -> Sequence:
-    return Sequence(name, 0, SamplingParams(), list(tokens), len(tokens), limit, 0, (priority, arrival))
+    return Sequence(name, 0, SamplingParams(), list(tokens), len(tokens), limit, 0, priority, arrival)
 
 
 class World:
@@ -40,9 +41,17 @@ class World:
                 self.contents[row.blocks[i // size] * size + i % size] = (token, i)
             seen = [self.contents[row.blocks[i // size] * size + i % size] for i in range(row.start + len(row.tokens))]
             assert [position for _, position in seen] == list(range(len(seen)))
-            results.append(RowResult(answer([t for t, _ in seen])) if row.sampling else RowResult())
+            result = RowResult(answer([t for t, _ in seen])) if row.sampling else RowResult()
+            if row.targets is not None:
+                assert row.first_target + len(row.targets) <= len(row.tokens)
+                first = row.start + row.first_target + 1
+                result.scores = [TokenLogprob(token, first + i) for i, token in enumerate(row.targets)]
+            results.append(result)
         for s, _ in self.scheduler.commit(results):
             if len(s.tokens) >= s.max_length:
+                if s.score_from is not None:  # each from there on once, with its own position
+                    wanted = range(s.score_from, s.prompt_length)
+                    assert [(score.token, score.logprob) for score in s.scores] == [(s.tokens[i], i) for i in wanted]
                 self.scheduler.remove(s)
                 self.done[s.request] = s.tokens
                 del self.live[s.request]
@@ -123,6 +132,10 @@ def test_ten_thousand_random_steps_leak_nothing():
             tokens = [rng.randrange(2) * 3 + j % 3 for j in range(rng.randrange(1, 60))]
             limit = len(tokens) + rng.randrange(1, 40)
             s = sequence(str(i), tokens, limit, i, rng.randrange(3))
+            if rng.random() < 0.3 and len(tokens) > 1:
+                s.score_from = rng.randrange(1, len(tokens))
+                s.max_length = rng.choice([limit, len(tokens)])
+            limit = s.max_length
             world.live[s.request] = s
             expected[s.request] = alone(tokens, limit)
             world.scheduler.add(s)

@@ -187,7 +187,7 @@ def test_none_and_unparsable_calls_are_content(client):
         ({"temperature": "hot"}, "temperature", 400),
         ({"n": 0}, "n", 400),
         ({"top_logprobs": 3}, "top_logprobs", 400),
-        ({"logprobs": True, "top_logprobs": 21}, "logprobs", 400),
+        ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", 400),
         ({"logit_bias": {"x": 1}}, "logit_bias", 400),
         ({"reasoning_effort": "high"}, "reasoning_effort", 400),
         ({"audio": {}}, "audio", 400),

@@ -1,13 +1,14 @@
 """The native backend: the C++ decoder on the CPU. A step is one call, sampling included."""
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from herd import native
 from herd.engine.backend import Row, RowResult, StepPlan
 from herd.engine.request import TokenLogprob
 from herd.errors import ConfigError
-from herd.weights.checkpoint import Checkpoint
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 
 if TYPE_CHECKING:
     from herd.native._native import StepResult
@@ -49,16 +50,21 @@ class NativeBackend:
         """Compute a plan."""
         return [_result(row, found) for row, found in zip(plan.rows, self._decoder.step(plan.rows), strict=True)]
 
+    def update(self, tensors: Mapping[str, StoredTensor]) -> None:
+        """Pack tensors over the decoder's own."""
+        native.update(self._decoder, self.config, tensors)
+
     def close(self) -> None:
         """Free weights, cache and threads."""
         self.__dict__.pop("_decoder", None)
 
 
 def _result(row: Row, found: "StepResult") -> RowResult:
-    result = RowResult(found.token)
+    result = RowResult(found.token, finite=found.finite)
     if found.token is not None and found.chosen is not None:
         result.logprob = TokenLogprob(found.token, found.chosen.logprob, found.chosen.top)
     if row.targets is not None:
         scored = zip(row.targets, found.scores, strict=True)
         result.scores = [TokenLogprob(target, score.logprob, score.top) for target, score in scored]
+    result.token_logprobs = tuple(found.token_logprobs)
     return result

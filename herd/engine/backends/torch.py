@@ -5,7 +5,7 @@ rank 0 sends. `herd.model.sharding` says how weights are cut.
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from herd.family import ModelConfig
 from herd.model.llama import Transformer
 from herd.model.load import load_weights
 from herd.model.sharding import add_sums, cut_of, share_of
-from herd.weights.checkpoint import Checkpoint
+from herd.weights.checkpoint import Checkpoint, StoredTensor
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _SCORED = 64 << 20
@@ -105,6 +105,17 @@ class TorchBackend:
             self._send(_packed(plan.rows))
         return self._step(plan.rows)
 
+    @torch.no_grad()
+    def update(self, tensors: Mapping[str, StoredTensor]) -> None:
+        """Copy tensors over the model's own. ConfigError, and no change, where several processes share them."""
+        if self.world > 1 and tensors:
+            raise ConfigError(
+                "weights that several processes share are changed in place on each; then update with none"
+            )
+        own = self.model.state_dict()
+        for name, tensor in tensors.items():
+            own[name].copy_(torch.from_numpy(tensor.float32()).reshape(own[name].shape))
+
     def follow(self) -> None:
         """The life of a rank other than 0: compute its share of every plan until rank 0 closes."""
         while (received := self._receive()) is not None:
@@ -188,21 +199,36 @@ def _unpacked(numbers: list[int]) -> list[Row]:
 def _answers(rows: Sequence[Row], hidden: Tensor, weight: Tensor) -> list[RowResult]:
     """What each row asked for, from the states [tokens, dim] of all and the output's weight."""
     results = [RowResult() for _ in rows]
-    sampled, last = [], []
+    asked, last = [], []
     end = 0
     for i, row in enumerate(rows):
-        first, end = end, end + len(row.tokens)
+        first, end = end + row.first_target, end + len(row.tokens)
         if row.targets is not None:
-            results[i].scores = _scores(hidden[first : first + len(row.targets)], weight, row.targets, row.target_top)
-        if row.sampling is not None:
-            sampled.append(i)
+            _score(results[i], hidden[first : first + len(row.targets)], weight, row.targets, row.target_top)
+        if row.sampling is not None or row.score_tokens:
+            asked.append(i)
             last.append(end - 1)
-    if sampled:
+    if asked:
         logits = F.linear(hidden[torch.tensor(last, device=hidden.device)], weight).float()
+        finite = logits.isfinite().all(-1)
+        for i, good in zip(asked, finite.tolist(), strict=True):
+            results[i].finite &= good
+        _last_tokens([rows[i] for i in asked], logits.where(finite[:, None], 0.0), [results[i] for i in asked])
+    return results
+
+
+def _last_tokens(rows: Sequence[Row], logits: Tensor, results: Sequence[RowResult]) -> None:
+    """What is asked of the logits [rows, vocab] after each row's last token."""
+    for one, row, result in zip(logits, rows, results, strict=True):
+        if row.score_tokens:
+            result.token_logprobs = tuple(one.double().log_softmax(-1)[list(row.score_tokens)].tolist())
+    sampled = [k for k, row in enumerate(rows) if row.sampling is not None]
+    if sampled:
+        logits = logits[torch.tensor(sampled, device=logits.device)]
         samplings = [s for row in rows if (s := row.sampling) is not None]
         tokens = choose_rows(logits, samplings)
-        for i, token in zip(sampled, tokens, strict=True):
-            results[i].token = token
+        for k, token in zip(sampled, tokens, strict=True):
+            results[k].token = token
         asked = [k for k, one in enumerate(samplings) if one.params.logprobs is not None]
         if asked:
             found = log_probabilities(
@@ -211,17 +237,17 @@ def _answers(rows: Sequence[Row], hidden: Tensor, weight: Tensor) -> list[RowRes
             )  # fmt: skip
             for k, one in zip(asked, found, strict=True):
                 results[sampled[k]].logprob = one
-    return results
 
 
-def _scores(hidden: Tensor, weight: Tensor, targets: list[int], top: int) -> list[Any]:
+def _score(result: RowResult, hidden: Tensor, weight: Tensor, targets: list[int], top: int) -> None:
+    """The log-probabilities of `targets` under the states [targets, dim] before them, a part at a time."""
     step = max(1, _SCORED // (4 * weight.shape[0]))
-    scores = []
+    result.scores = []
     for first in range(0, len(targets), step):
         part = targets[first : first + step]
         logits = F.linear(hidden[first : first + step], weight).float()
-        scores += log_probabilities(logits, part, [top] * len(part))
-    return scores
+        result.finite &= bool(logits.isfinite().all())
+        result.scores += log_probabilities(logits, part, [top] * len(part))
 
 
 class _Pages:
@@ -259,14 +285,20 @@ class PagedAttention:
     def __call__(self, q: Tensor, k: Tensor, v: Tensor, pages: _Pages) -> Tensor:
         """Write keys and values [1, tokens, kv_heads, head_dim] to the cache, then attend with each row's own."""
         keys, values = self.cache
-        keys[pages.written], values[pages.written] = k[0], v[0]
+        keys[pages.written], values[pages.written] = k[0], (v + _poison(k))[0]
         out = torch.empty_like(q)
         if len(pages.single):  # all rows of one token, padded to the longest, in one call
             mixed = _attend(q[0, pages.single].unsqueeze(1), keys[pages.padded], values[pages.padded], pages.inside)
             out[0, pages.single] = mixed[:, 0]
         for span, slots, mask in pages.long:
             out[:, span] = _attend(q[:, span], keys[slots].unsqueeze(0), values[slots].unsqueeze(0), mask)
-        return out
+        return out + _poison(q)
+
+
+def _poison(x: Tensor) -> Tensor:
+    """NaN for vectors [..., head_dim] with a NaN or an infinity, 0 for others [..., 1]: torch's attention on a CPU makes numbers
+    of scores that are none, but not of values."""
+    return (x.sum(-1, keepdim=True, dtype=torch.float32) * 0).to(x.dtype)
 
 
 def _attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:

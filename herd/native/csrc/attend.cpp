@@ -61,13 +61,17 @@ void Decoder::store_int8(int token, int head, uint8_t* cache) const {
   float* scales = reinterpret_cast<float*>(bytes + size_t(dim) * BLOCK * 2);
   for (Projection which : {KEY, VALUE}) {
     const float* values = new_kv_.data() + (size_t(token) * 2 + size_t(which - KEY)) * size_t(shape_.kv_heads * dim) + size_t(head * dim);
-    float most = 0;
-    for (int i = 0; i < dim; i++) most = std::max(most, std::fabs(values[i]));
+    float most = 0, poison = 0;  // NaN after a NaN or an infinity, which a scale can be and a byte cannot
+    for (int i = 0; i < dim; i++) {
+      most = std::max(most, std::fabs(values[i]));
+      poison += values[i] * 0.0f;
+    }
+    const bool finite = poison == 0;
     float inverse = most > 0 ? 127.0f / most : 0.0f;
-    scales[(which - KEY) * BLOCK + slot] = most / 127.0f;
+    scales[(which - KEY) * BLOCK + slot] = most / 127.0f + poison;
     for (int i = 0; i < dim; i++) {
       int place = which == KEY ? i * BLOCK + slot : dim * BLOCK + slot * dim + i;
-      bytes[place] = int8_t(std::nearbyint(values[i] * inverse));
+      bytes[place] = finite ? int8_t(std::nearbyint(values[i] * inverse)) : int8_t(0);
     }
   }
 }

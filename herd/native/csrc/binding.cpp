@@ -63,7 +63,9 @@ StepRow read_row(nb::handle row) {
   out.start = field<int>(row, "start");
   out.blocks = field<std::vector<int32_t>>(row, "blocks");
   out.targets = field_or<std::vector<int32_t>>(row, "targets", {});
+  out.first_target = field<int>(row, "first_target");
   out.target_top = field<int>(row, "target_top");
+  out.score_tokens = field<std::vector<int32_t>>(row, "score_tokens");
   if (nb::object sampling = row.attr("sampling"); !sampling.is_none()) {
     nb::object params = sampling.attr("params");
     out.sampling = read_sampling(sampling, params);
@@ -125,7 +127,9 @@ NB_MODULE(_native, m) {
   nb::class_<StepResult>(m, "StepResult")
       .def_ro("token", &StepResult::token)
       .def_ro("chosen", &StepResult::chosen)
-      .def_ro("scores", &StepResult::scores);
+      .def_ro("scores", &StepResult::scores)
+      .def_ro("token_logprobs", &StepResult::token_logprobs)
+      .def_prop_ro("finite", &StepResult::finite);
   nb::class_<Decoder>(m, "Decoder", nb::dynamic_attr())
       .def("__init__",
            [](Decoder* self, int layers, int dim, int ffn_dim, int heads, int kv_heads, int head_dim, int vocab, float norm_eps,

@@ -32,6 +32,12 @@ Memory::~Memory() {
 uint8_t* Arena::take(size_t bytes) {
   constexpr size_t HUGE_PAGE = size_t(2) << 20, CHUNK = size_t(64) << 20;
   bytes = (bytes + 63) / 64 * 64;
+  for (Piece& piece : given_)
+    if (piece.bytes >= bytes) {
+      uint8_t* taken = piece.data;
+      piece = {piece.data + bytes, piece.bytes - bytes};
+      return taken;
+    }
   if (bytes > left_) {
     size_t size = std::max(bytes, CHUNK);
     chunks_.emplace_back(size + HUGE_PAGE);
@@ -43,6 +49,11 @@ uint8_t* Arena::take(size_t bytes) {
   next_ += bytes;
   left_ -= bytes;
   return taken;
+}
+
+void Arena::give(uint8_t* data, size_t bytes) {
+  given_.erase(std::remove_if(given_.begin(), given_.end(), [](const Piece& piece) { return piece.bytes == 0; }), given_.end());
+  given_.push_back({data, (bytes + 63) / 64 * 64});
 }
 
 Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache)
@@ -94,7 +105,7 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
     embedding_raw_ = raw;  // the caller keeps it alive
     embedding_row_bytes_ = row_bytes;
     embedding_format_ = format;
-    if (scale) embedding_scale_.assign(scale, scale + rows);
+    embedding_scale_.assign(scale, scale ? scale + rows : scale);
     return;
   }
   std::vector<float>* norm;
@@ -110,8 +121,14 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
   m.columns = columns;
   m.tile_bytes = tile_bytes(m.kind, columns);
   int count = tiles(m);
-  uint8_t* data = arena_.take(m.tile_bytes * size_t(count));
+  if (size_t needed = m.tile_bytes * size_t(count); needed != w->bytes) {
+    if (w->data) arena_.give(w->data, w->bytes);
+    w->data = arena_.take(needed);
+    w->bytes = needed;
+  }
+  uint8_t* data = w->data;
   m.data = data;
+  m.row_scale = nullptr;
   if (scale) {
     w->scale.assign(size_t(count) * TILE, 0.0f);
     std::copy(scale, scale + rows, w->scale.begin());

@@ -1,6 +1,7 @@
 // A Llama model on the CPU: packed weights, a paged key-value cache, and `step`, which computes a plan.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
 #include <functional>
@@ -50,8 +51,14 @@ class Memory {
 class Arena {
  public:
   uint8_t* take(size_t bytes);
+  void give(uint8_t* data, size_t bytes);  // what was taken and is not needed any more, to be taken again
 
  private:
+  struct Piece {
+    uint8_t* data;
+    size_t bytes;
+  };
+  std::vector<Piece> given_;
   std::vector<Memory> chunks_;
   size_t left_ = 0;
   uint8_t* next_ = nullptr;
@@ -64,8 +71,10 @@ struct StepRow {
   std::vector<int32_t> blocks;      // of the cache, enough for all positions up to the last token's
   std::optional<Sampling> sampling;  // how to choose a token after the last; none to compute only
   int top = -1;                     // alternatives to report beside the sampled token; -1 for no log-probability
-  std::vector<int32_t> targets;     // next tokens to score, no more than tokens
+  std::vector<int32_t> targets;     // next tokens to score, one for each token from first_target on
+  int first_target = 0;
   int target_top = 0;               // alternatives to report beside each score
+  std::vector<int32_t> score_tokens;  // log-probabilities of these as the token after the last
 
   int count() const { return int(tokens.size()); }
 };
@@ -74,19 +83,27 @@ struct Score {
   double logprob;
   std::vector<int32_t> tokens;   // the most likely ones
   std::vector<double> logprobs;
+  bool finite = true;  // false: the logits have a NaN or an infinity, and nothing else counts
 };
 
 struct StepResult {
   std::optional<int> token;  // the chosen one, where a row samples
   std::optional<Score> chosen;
   std::vector<Score> scores;
+  std::vector<double> token_logprobs;  // of score_tokens
+  bool last_finite = true;             // of the logits after the last token, where they were needed
+
+  bool finite() const {
+    return last_finite && std::all_of(scores.begin(), scores.end(), [](const Score& s) { return s.finite; });
+  }
 };
 
 class Decoder {
  public:
   Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache = false);
   ~Decoder();
-  // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows].
+  // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows]. One that is
+  // there is replaced, in its place if it has the same size; not while a step is computed.
   void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale);
   void finish();  // check that every tensor is there
   // `before_choosing`, if there is one, is called on the caller's thread once all layers are computed: what choosing needs
@@ -99,6 +116,8 @@ class Decoder {
   struct Weights {
     std::vector<float> scale;
     Matrix matrix;
+    uint8_t* data = nullptr;  // of the matrix, and how much of the arena it is
+    size_t bytes = 0;
   };
   struct Layer {
     std::vector<float> attention_norm, ffn_norm;
@@ -151,7 +170,7 @@ class Decoder {
   std::vector<float> residual_, queries_, new_kv_, attended_, gated_, rope_, partial_, logits_;
   std::vector<int> position_, row_of_, block_;
   struct Wanted {
-    int token, row, target;  // target -1: sample
+    int token, row, target;  // target -1: what is asked of the row's last token
   };
   std::vector<Wanted> wanted_;
   std::vector<size_t> partial_at_;

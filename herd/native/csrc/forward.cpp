@@ -55,8 +55,8 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
         for (int head = 0; head < s.kv_heads; head++)
           tasks_.push_back({int(r), at + i, std::min(chunk, row.count() - i), head, -1});
     }
-    for (int i = 0; i < int(row.targets.size()); i++) wanted_.push_back({at + i, int(r), i});
-    if (row.sampling) wanted_.push_back({at + row.count() - 1, int(r), -1});
+    for (int i = 0; i < int(row.targets.size()); i++) wanted_.push_back({at + row.first_target + i, int(r), i});
+    if (row.sampling || !row.score_tokens.empty()) wanted_.push_back({at + row.count() - 1, int(r), -1});
     at += row.count();
   }
   partial_.resize(partial);
@@ -233,8 +233,10 @@ void Decoder::choose_tokens(int thread, const std::vector<StepRow>& rows, std::v
 }
 
 void Decoder::report(const StepRow& row, int target, const float* logits, StepResult& result, Scratch& scratch) const {
+  const bool finite = all_finite(logits, shape_.vocab);
   auto score = [&](int token, int top) {
     Score out;
+    out.finite = finite;
     double norm = log_sum(*k_, logits, shape_.vocab);
     out.logprob = double(logits[token]) - norm;
     out.tokens.resize(size_t(std::min(top, shape_.vocab)));
@@ -246,6 +248,13 @@ void Decoder::report(const StepRow& row, int target, const float* logits, StepRe
     result.scores[size_t(target)] = score(row.targets[size_t(target)], row.target_top);
     return;
   }
+  result.last_finite = finite;
+  if (!finite) return;  // choosing needs numbers that can be compared
+  if (!row.score_tokens.empty()) {
+    double norm = log_sum(*k_, logits, shape_.vocab);
+    for (int32_t t : row.score_tokens) result.token_logprobs.push_back(double(logits[t]) - norm);
+  }
+  if (!row.sampling) return;
   result.token = choose(*k_, logits, shape_.vocab, *row.sampling, scratch.work);
   if (row.top >= 0) result.chosen = score(*result.token, row.top);
 }
@@ -257,9 +266,11 @@ void Decoder::check(const StepRow& row) const {
   };
   if (row.tokens.empty() || row.start < 0) throw std::invalid_argument("a row without tokens");
   if (row.tokens.size() + size_t(row.start) > row.blocks.size() * BLOCK) throw std::invalid_argument("a row's blocks do not hold its tokens");
-  if (row.targets.size() > row.tokens.size()) throw std::invalid_argument("more targets than tokens");
+  if (row.first_target < 0 || size_t(row.first_target) + row.targets.size() > row.tokens.size())
+    throw std::invalid_argument("more targets than tokens");
   within(row.tokens, shape_.vocab, "a token outside the vocabulary");
   within(row.targets, shape_.vocab, "a target outside the vocabulary");
+  within(row.score_tokens, shape_.vocab, "a token to score outside the vocabulary");
   within(row.blocks, blocks_, "a block outside the cache");
   if (!row.sampling) return;
   within(row.sampling->history, shape_.vocab, "a token of the history outside the vocabulary");

@@ -149,16 +149,25 @@ void tile(const Matrix& w, int index, const Activations& x, int first, int last,
   with_kind(w.kind, [&]<Packed K>() { tile_rows<K>(w, index, x, first, last, out, stride); });
 }
 
-// A row's blocks have scales of 14 bits times the row's unit, so that integer kernels can multiply with them.
+// A row's blocks have scales of 14 bits times the row's unit, so that integer kernels can multiply with them. A row with a
+// NaN or an infinity has a unit of NaN: integers would make numbers of it.
 void quantize(const Activations& x, int row) {
   const float* from = x.values + size_t(row) * size_t(x.columns);
   const int count = x.columns / ACT_BLOCK;
   ActBlock* blocks = x.blocks + size_t(row) * size_t(x.block_stride);
   float largest_of_all = 0;
+  F32x16 poison = zero();
   for (int b = 0; b < count; b++) {
-    float most = largest(max(abs(load(from + b * ACT_BLOCK)), abs(load(from + b * ACT_BLOCK + 16))));
+    F32x16 low = load(from + b * ACT_BLOCK), high = load(from + b * ACT_BLOCK + 16);
+    poison = fma(low, zero(), fma(high, zero(), poison));
+    float most = largest(max(abs(low), abs(high)));
     blocks[b].scale = most;
     largest_of_all = std::max(largest_of_all, most);
+  }
+  if (float nan = sum(poison); nan != 0) {
+    std::fill(blocks, blocks + count, ActBlock{});
+    x.unit[row] = nan;
+    return;
   }
   const float unit = largest_of_all / (127.0f * ACT_SCALES), inverse_unit = unit > 0 ? 1 / unit : 0;
   x.unit[row] = unit;

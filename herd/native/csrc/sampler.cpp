@@ -124,6 +124,16 @@ int choose(const Kernels& k, const float* logits, int vocab, const Sampling& s, 
   return kept.back().token;
 }
 
+bool all_finite(const float* logits, int vocab) {
+  uint32_t found = 0;  // integers, so that compilers may do many at a time
+  for (int t = 0; t < vocab; t++) {
+    uint32_t bits;
+    std::memcpy(&bits, logits + t, sizeof bits);
+    found |= uint32_t((bits & 0x7F800000u) == 0x7F800000u);
+  }
+  return !found;
+}
+
 double log_sum(const Kernels& k, const float* logits, int vocab) {
   float most = k.largest(logits, vocab);
   return double(most) + std::log(k.exp_sum(logits, most, 1.0f, nullptr, vocab));

@@ -31,6 +31,9 @@ double uniform(uint64_t seed, int64_t position);
 // The next token for logits [vocab]; `work` is scratch that is kept between calls.
 int choose(const Kernels& k, const float* logits, int vocab, const Sampling& sampling, std::vector<float>& work);
 
+// Whether no logit is a NaN or an infinity.
+bool all_finite(const float* logits, int vocab);
+
 // Natural log of the sum of e^logit, so that logit - this is a log-probability.
 double log_sum(const Kernels& k, const float* logits, int vocab);
 

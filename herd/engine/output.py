@@ -1,0 +1,103 @@
+"""What becomes of a sequence's tokens: text, held back where it may begin a stop string, as events or one completion."""
+
+from collections.abc import Callable
+from typing import Any
+
+from herd.engine.backend import RowResult
+from herd.engine.request import Completion, Event, FinishReason, Request, TokenLogprob, Usage
+from herd.engine.sequence import Sequence
+from herd.engine.stop import StopStrings
+from herd.errors import HerdError
+from herd.text.tokenizer import StreamDecoder, Tokenizer
+
+
+class Caller:
+    """Who waits for completions: `deliver` takes events, or completions where they are wanted `whole`."""
+
+    def __init__(self, deliver: Callable[[Any], None], *, whole: bool = False) -> None:
+        self.deliver, self.whole = deliver, whole
+        self.open: set[Output] = set()  # the engine's thread keeps it
+
+
+class Output:
+    """One completion in the making: `sequence` of `request`, whose first is `first`; `special` tokens are not shown."""
+
+    def __init__(
+        self, caller: Caller, request: Request, sequence: Sequence, first: Sequence, tokenizer: Tokenizer,
+        special: frozenset[int],
+    ) -> None:  # fmt: skip
+        self.caller, self.request, self.sequence = caller, request, sequence
+        self._first, self._tokenizer, self._special = first, tokenizer, special
+        self._decoder = StreamDecoder(tokenizer)
+        self._stop = StopStrings(sequence.params.stop)
+        self._stopped = False
+        self._echoed = not sequence.params.echo
+        self._text: list[str] = []
+        self._tokens: list[int] = []
+        self._logprobs: list[TokenLogprob] = []
+        self._token_logprobs: tuple[float, ...] = ()
+
+    def take(self, result: RowResult) -> FinishReason | None:
+        """Take what a step found; returns why the completion ends with it, if it does."""
+        sequence, params, token = self.sequence, self.sequence.params, result.token
+        self._token_logprobs = result.token_logprobs
+        if token is None:
+            return "length"
+        self._tokens.append(token)
+        if result.logprob is not None:
+            self._logprobs.append(result.logprob)
+        if token in params.stop_tokens or (not params.ignore_eos and token in self._tokenizer.stop_ids):
+            return "stop"
+        if params.show_special or token not in self._special:
+            text, self._stopped = self._stop.push(self._decoder.push(token))
+            self._text.append(text)
+            if self._stopped:
+                return "stop"
+        return "length" if len(sequence.tokens) >= sequence.max_length else None
+
+    def send(self) -> None:
+        """Deliver what is new, unless the completion is wanted whole."""
+        if not self.caller.whole and (self._tokens or any(self._text)):
+            self.caller.deliver(Event(**self._parts()))
+
+    def finish(self, reason: FinishReason, error: HerdError | None = None) -> None:
+        """Deliver the end; a stream's error as such."""
+        if error is not None and not self.caller.whole:
+            self.caller.deliver(error)
+            return
+        if not self._stopped:
+            text, stopped = self._stop.push(self._decoder.finish())
+            self._text += [text] if stopped else [text, self._stop.finish()]
+        sequence = self.sequence
+        cached = self._first.cached or 0  # what the others found beside that, the first had computed for them
+        parts = self._parts()
+        parts["usage"] = Usage(sequence.prompt_length, sequence.reply_length, cached)
+        parts["token_logprobs"] = self._token_logprobs
+        if self.request.score_from is not None:
+            parts["prompt_logprobs"] = tuple(sequence.scores)
+        if self.caller.whole:
+            parts["request"] = self.request
+            self.caller.deliver(Completion(finish_reason=reason, error=error, **parts))
+        else:
+            self.caller.deliver(Event(finish_reason=reason, **parts))
+
+    def _parts(self) -> dict[str, Any]:
+        """What is new, taken out."""
+        sequence = self.sequence
+        text = "".join(self._text)
+        parts: dict[str, Any] = {"request": sequence.request, "index": sequence.index}
+        if not self._echoed:
+            self._echoed = True
+            text = self._prompt() + text
+            if sequence.params.logprobs is not None:
+                parts["prompt_logprobs"] = (None, *sequence.scores)
+        parts.update(text=text, tokens=tuple(self._tokens), logprobs=tuple(self._logprobs))
+        self._text, self._tokens, self._logprobs = [], [], []
+        return parts
+
+    def _prompt(self) -> str:
+        """The text of the prompt."""
+        sequence = self.sequence
+        prompt = sequence.tokens[: sequence.prompt_length]
+        shown = [t for t in prompt if sequence.params.show_special or t not in self._special]
+        return b"".join(map(self._tokenizer.token_bytes, shown)).decode("utf-8", "replace")
