@@ -3,6 +3,8 @@
 The command line prints the message and exits with status 2; the server answers with an HTTP 4xx.
 """
 
+import re
+
 
 class HerdError(Exception):
     """Base of every error that a user can cause or mend. Its message is one line, whatever a file put into it."""
@@ -55,6 +57,26 @@ class NotFiniteError(RequestError):
 
 class MissingDependencyError(HerdError):
     """A feature needs an optional package that is not installed."""
+
+
+def in_one_line(error: BaseException) -> str | None:
+    """What to tell a user of an error that is theirs or the system's; None for one that is a bug."""
+    text = _explained(error)
+    return None if text is None else str(HerdError(text))
+
+
+def _explained(error: BaseException) -> str | None:
+    if isinstance(error, HerdError):
+        return str(error)
+    if isinstance(error, UnicodeEncodeError):
+        wrong = error.object[error.start : error.end]
+        return f"{wrong!r} cannot be written in {error.encoding}; use UTF-8 (PYTHONIOENCODING=utf-8)"
+    if isinstance(error, UnicodeError):
+        return f"not UTF-8 text: {first_line(error)}"
+    if isinstance(error, OSError):
+        name = re.sub(r"\.([^/]+)\.[0-9a-f]{8}\.partial\b", r"\1", str(error.filename or ""))  # what is written first
+        return f"{name}: {error.strerror}" if name else first_line(error)
+    return None
 
 
 def first_line(error: BaseException) -> str:

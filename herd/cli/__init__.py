@@ -1,13 +1,15 @@
 """The `herd` command: one file a subcommand, imported when it is used."""
 
+import contextlib
 import importlib
+import io
 import os
 import sys
 
 import click
 
 from herd import __version__
-from herd.errors import HerdError
+from herd.errors import in_one_line
 
 COMMANDS = {
     "chat": "Talk with a model.",
@@ -52,27 +54,40 @@ def herd() -> None:
 
 
 def main() -> None:
-    """Run the command line; errors of users are one line and exit status 2."""
+    """Run the command line; errors of users and of the system are one line and exit status 2."""
     try:
+        _accept_terminals()
         code = herd.main(prog_name="herd", standalone_mode=False)
-    except HerdError as error:
-        code = _complain(str(error))
+        sys.stdout.flush()
     except click.exceptions.NoArgsIsHelpError as error:
         print(error.format_message())
         code = 0
-    except click.exceptions.Abort:
+    except (click.exceptions.Abort, KeyboardInterrupt):
         code = 130
     except click.ClickException as error:
         code = _complain(error.format_message())
-    except KeyboardInterrupt:
-        code = 130
+    except BrokenPipeError:  # the reader went away: herd ... | head
+        code = 1
+    except Exception as error:
+        line = in_one_line(error)
+        if line is None:
+            raise
+        code = _complain(line)
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
+    except OSError:  # what is left cannot be written either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _accept_terminals() -> None:
+    """What a terminal's encoding lacks is shown as ?; in files and pipes it stays an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.isatty():
+            stream.reconfigure(errors="replace")
+
+
 def _complain(message: str) -> int:
-    print(f"herd: {message}", file=sys.stderr)
+    with contextlib.suppress(OSError):  # standard error escapes what it cannot write
+        print(f"herd: {message}", file=sys.stderr)
     return 2

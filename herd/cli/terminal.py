@@ -1,5 +1,6 @@
 """The terminal chat: a line to type in, Markdown as it streams, and a few /commands."""
 
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,17 +8,18 @@ from pathlib import Path
 import msgspec
 from prompt_toolkit import PromptSession
 from prompt_toolkit.history import FileHistory, InMemoryHistory
+from prompt_toolkit.input.typeahead import get_typeahead, store_typeahead
 from prompt_toolkit.key_binding import KeyBindings, KeyPressEvent
+from prompt_toolkit.keys import Keys
 from rich.console import Console
-from rich.live import Live
-from rich.markdown import Markdown
 
 from herd.cli.common import show_call
+from herd.cli.markdown import show_markdown
 from herd.config import read
 from herd.engine.agent import ToolResult
 from herd.engine.conversation import Conversation
 from herd.engine.request import SamplingParams
-from herd.errors import ConfigError, HerdError
+from herd.errors import ConfigError, in_one_line
 from herd.text.messages import Message, Tool, ToolCall
 
 _HELP = """\
@@ -85,8 +87,11 @@ class Terminal:
                     self._command(text)
                 elif text:
                     self._answer(text)
-            except HerdError as error:
-                self._print(f"{error}")
+            except Exception as error:
+                line = in_one_line(error)
+                if line is None:
+                    raise
+                self._print(line)
 
     def _print(self, text: str) -> None:
         self._console.print(text, style=None if self._plain else "dim", markup=False)
@@ -98,9 +103,14 @@ class Terminal:
         self._commands[name](rest.strip())
 
     def _answer(self, text: str) -> None:
+        if self._stopped_already():
+            self._print("(stopped)")
+            return
         dropped = self._conversation.dropped
         started = first = time.monotonic()
         parts = self._conversation.say(text)
+        before = signal.signal(signal.SIGINT, self._interrupt)
+        self._stop = False
         try:
             shown = self._timed(parts)
             if self._plain:
@@ -113,7 +123,8 @@ class Terminal:
         except KeyboardInterrupt:
             self._print("(stopped)")
         finally:
-            parts.close()  # type: ignore[attr-defined]
+            signal.signal(signal.SIGINT, before)
+            parts.close()
         if self._conversation.dropped > dropped:
             self._print("(the oldest turns no longer fit the context and were dropped)")
         usage = self._conversation.usage
@@ -125,9 +136,24 @@ class Terminal:
                 f"({usage.prompt} of prompt, {usage.cached} cached)"
             )
 
+    def _interrupt(self, *_: object) -> None:
+        """Ctrl-C. It is noted too: an exception that is raised inside a finalizer is lost."""
+        self._stop = True
+        raise KeyboardInterrupt
+
+    def _stopped_already(self) -> bool:
+        """Whether Ctrl-C was typed while the line before was still being taken in; what else was typed is kept."""
+        source = self._session.input
+        keys = [*get_typeahead(source), *source.read_keys()]
+        stops = [i for i, key in enumerate(keys) if key.key == Keys.ControlC]
+        store_typeahead(source, keys[stops[-1] + 1 :] if stops else keys)
+        return bool(stops)
+
     def _timed(self, parts: Iterator[str | ToolCall | ToolResult]) -> Iterator[str]:
         self._first = 0.0
         for part in parts:
+            if self._stop:
+                raise KeyboardInterrupt
             self._first = self._first or time.monotonic()
             yield part if isinstance(part, str) else f"\n\n{show_call(part)}\n\n"
 
@@ -147,10 +173,7 @@ class Terminal:
     def _save(self, name: str) -> None:
         if not name:
             raise ConfigError("/save needs a file name")
-        try:
-            self._conversation.save(Path(name).expanduser())
-        except OSError as error:
-            raise ConfigError(f"{name}: cannot be written ({error.strerror})") from error
+        self._conversation.save(Path(name).expanduser())
         self._print(f"Saved to {name}.")
 
     def _load(self, name: str) -> None:
@@ -185,31 +208,6 @@ class Terminal:
     def _toggle_speed(self) -> None:
         self._speed = not self._speed
         self._print(f"Tokens per second: {'on' if self._speed else 'off'}.")
-
-
-def show_markdown(console: Console, pieces: Iterator[str]) -> None:
-    """Markdown as it comes: finished blocks are printed for good, only the last one is drawn anew."""
-    tail = ""
-    with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
-        for piece in pieces:
-            tail += piece
-            done, tail = _finished_blocks(tail)
-            if done:
-                live.update(Markdown(""), refresh=True)
-                console.print(Markdown(done))
-            live.update(Markdown(tail), refresh=True)
-
-
-def _finished_blocks(text: str) -> tuple[str, str]:
-    """Text up to the last blank line outside of a code block, and the rest."""
-    fenced, cut, at = False, 0, 0
-    for line in text.splitlines(keepends=True):
-        if line.lstrip().startswith("```"):
-            fenced = not fenced
-        at += len(line)
-        if not fenced and not line.strip():
-            cut = at
-    return text[:cut], text[cut:]
 
 
 def _new_line(event: KeyPressEvent) -> None:

@@ -1,7 +1,7 @@
 """A conversation with a model: keeps the messages, makes room when the context is full, streams replies."""
 
 import bisect
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +28,7 @@ class Conversation:
     usage: Usage | None = None
     dropped: int = 0
 
-    def say(self, text: str) -> Iterator[str | ToolCall | ToolResult]:
+    def say(self, text: str) -> Generator[str | ToolCall | ToolResult]:
         """The reply to a user's text, in parts, with what tools gave where they are run.
 
         What was said stays in `messages` when the reply is left early. A turn that fails, or is left before anything was

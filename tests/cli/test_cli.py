@@ -83,6 +83,43 @@ def test_bad_input_is_one_line_and_status_2(arguments, word, smollm):
     assert done.stderr.startswith("herd: ")
 
 
+@pytest.mark.parametrize(
+    "arguments, word",
+    [
+        (("inspect", "x" * 300), "File name too long"),
+        (("generate", "--batch", "in.jsonl", "--out", "missing/out.jsonl"), "missing/out.jsonl: No such file"),
+        (("generate", "--batch", "in.jsonl", "--out", "."), "Is a directory"),
+        (("generate", "--batch", ".", "--out", "out.jsonl"), "cannot be read"),
+        (("chat", "--documents", "in.jsonl"), "not a folder"),
+        (("tokenize", "--model", "in.jsonl", "x"), "in.jsonl"),
+    ],
+)
+def test_what_the_system_refuses_is_one_line_and_status_2(arguments, word, smollm, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Hi", "max_tokens": 1}\n')
+    environment = {**os.environ, "PYTHONPATH": os.getcwd()}
+    done = subprocess.run(
+        [*HERD, *arguments], capture_output=True, timeout=120, cwd=tmp_path, env=environment, input=b""
+    )
+    assert done.returncode == 2
+    lines = done.stderr.decode().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("herd: ")
+    assert word in lines[0]
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl"]
+
+
+def test_readers_that_leave_full_disks_and_narrow_encodings(smollm):
+    command = " ".join(HERD)
+    left = subprocess.run(f"{command} inspect --tensors | head -1; echo ${{PIPESTATUS[0]}}", shell=True, executable="/bin/bash", capture_output=True, text=True)  # fmt: skip
+    assert left.stdout.splitlines()[0].startswith("name")
+    assert left.stdout.splitlines()[-1] in ("0", "1")  # 0 where all of it fitted the pipe
+    assert left.stderr == ""
+    full = subprocess.run(f"{command} inspect --tensors > /dev/full", shell=True, capture_output=True, text=True)
+    assert (full.returncode, full.stderr) == (2, "herd: [Errno 28] No space left on device\n")
+    narrow = {**os.environ, "PYTHONIOENCODING": "latin-1"}
+    assert run("tokenize", "\u4f60\u597d", env=narrow).returncode == 2
+
+
 def test_chat_answers_what_is_piped_in(smollm):
     done = run("chat", stdin="What is the capital of France?\n")
     assert done.returncode == 0
@@ -240,6 +277,10 @@ def test_chat_on_a_terminal(smollm, tmp_path):
     console.type("\x03")
     console.wait("(stopped)", since=at)
     console.wait(PROMPT, since=console.text.rindex("(stopped)"))  # likewise
+    at = len(console.text)
+    console.type("Tell me another one.\r\x03")  # stopped before it could begin, not kept for the next line
+    console.wait("(stopped)", since=at)
+    console.wait(PROMPT, since=console.text.rindex("(stopped)"))
     console.type("line one\x1b\rline two\r")
     time.sleep(1)
     console.type("\x03")
