@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.errors import ConfigError
+from herd.progress import Progress, silent
 from herd.weights.local import DEFAULT_MODEL, WHEELS, find
 
 if TYPE_CHECKING:  # what a command does not use it does not wait for
@@ -127,61 +129,49 @@ def show_call(part: "ToolCall | ToolResult") -> str:
 
 
 @contextlib.contextmanager
-def byte_progress(description: str, total: int | None = None) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error that grows by bytes; silent when that is not a terminal."""
+def show_progress(*, in_bytes: bool = False) -> Iterator[Progress]:
+    """A bar on standard error for each kind of work that is counted; silent when that is not a terminal."""
     if not sys.stderr.isatty():
-        yield lambda _: None
+        yield silent
         return
-    with _bar() as progress:
-        task = progress.add_task(description, total=total)
-        yield lambda count: progress.advance(task, count)
-
-
-@contextlib.contextmanager
-def download_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for each file of a download."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
-    with _bar() as progress:
-        tasks: dict[str, Any] = {}
-
-        def report(name: str, have: int, total: int) -> None:
-            if name not in tasks:
-                tasks[name] = progress.add_task(name)
-            progress.update(tasks[name], completed=have, total=total or None)
-
-        yield report
-
-
-@contextlib.contextmanager
-def step_progress() -> Iterator[Callable[[str, int, int], None]]:
-    """A bar on standard error for each kind of work that is counted in steps."""
-    if not sys.stderr.isatty():
-        yield lambda *_: None
-        return
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import Progress
 
-    with Progress(console=Console(stderr=True), transient=True) as progress:
-        tasks: dict[str, Any] = {}
+    counts = (bars.DownloadColumn(), bars.TransferSpeedColumn()) if in_bytes else (bars.MofNCompleteColumn(),)
+    columns = (
+        bars.TextColumn("{task.description} {task.fields[note]}"),
+        bars.BarColumn(),
+        *counts,
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as drawn:
+        tasks: dict[str, bars.TaskID] = {}
 
-        def report(what: str, done: int, total: int) -> None:
+        def report(what: str, done: int, total: int, /, note: str = "") -> None:
             if what not in tasks:
-                tasks[what] = progress.add_task(what, total=total)
-            progress.update(tasks[what], completed=done)
+                tasks[what] = drawn.add_task(what, completed=done, total=total or None, note=note)
+            drawn.update(tasks[what], completed=done, total=total or None, note=note)
 
         yield report
 
 
-def _bar() -> Any:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+def warn(line: str) -> None:
+    """A line for people, on standard error."""
+    print(line, file=sys.stderr)
 
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
-    )  # fmt: skip
+
+def _size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text, re.IGNORECASE)
+    if match is None or not float(match[1]):
+        raise ConfigError(f"--split {text}: expected a size such as 2G or 500M")
+    return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
+
+
+split_option = click.option(
+    "--split", callback=_size, metavar="SIZE", help="Cut a .gguf into files of at most this size, such as 2G or 500M."
+)
 
 
 def human(count: float) -> str:

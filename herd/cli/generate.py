@@ -24,6 +24,7 @@ from herd.cli.common import (
     model_option,
     open_model,
     sampling_options,
+    show_progress,
     system_option,
 )
 from herd.engine.batch import Prompter, answer, run_batch
@@ -83,7 +84,7 @@ def command(
         prompt = prompter.read_prompt(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
     with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine:
         if batch is not None and out is not None:
-            with _progress() as progress:
+            with show_progress() as progress:
                 run_batch(engine, prompter, batch, out, progress)
             return
         request = prompter.request(prompt or "")
@@ -102,14 +103,3 @@ def _json(completion: Completion) -> str:
     import msgspec
 
     return msgspec.json.encode(answer(completion)).decode()
-
-
-def _progress() -> Any:
-    """A bar that counts answers on a terminal."""
-    from rich.console import Console
-    from rich.progress import MofNCompleteColumn, Progress, TimeRemainingColumn
-
-    return Progress(
-        *Progress.get_default_columns()[:2], MofNCompleteColumn(), TimeRemainingColumn(),
-        console=Console(stderr=True), disable=not sys.stderr.isatty(), transient=True,
-    )  # fmt: skip

@@ -7,13 +7,12 @@ Examples:
 """
 
 import json as jsonlib
-import sys
 from pathlib import Path
 from typing import Any
 
 import click
 
-from herd.cli.common import PATH, engine_options, open_model
+from herd.cli.common import PATH, engine_options, open_model, show_progress
 from herd.engine.batch import Prompter
 from herd.engine.open import open_backend
 from herd.engine.perplexity import perplexity
@@ -38,11 +37,10 @@ def command(
     checkpoint = open_model(model)
     opened = open_backend(checkpoint, cache_tokens=max(context, 32), **backend)
 
-    def progress(done: int, total: int, so_far: float) -> None:
-        if sys.stderr.isatty():
-            print(f"\r{done}/{total} chunks, {so_far:.4f}", end="\n" if done == total else "", file=sys.stderr)
-
-    value, scored = perplexity(opened, checkpoint.tokenizer, text, context=context, chunks=chunks, progress=progress)
+    with show_progress() as progress:
+        value, scored = perplexity(
+            opened, checkpoint.tokenizer, text, context=context, chunks=chunks, progress=progress
+        )
     opened.close()
     if json:
         found = {

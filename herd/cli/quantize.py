@@ -15,7 +15,7 @@ from pathlib import Path
 
 import click
 
-from herd.cli.common import PATH, human, open_model, step_progress
+from herd.cli.common import PATH, human, open_model, show_progress, split_option, warn
 from herd.engine.batch import Prompter
 from herd.engine.quantize import report as make_report
 from herd.engine.quantize import write
@@ -36,6 +36,7 @@ from herd.weights.open import open_checkpoint
 @click.option("--report", is_flag=True, help="Show size, error of each tensor, speed.")
 @click.option("--text", type=PATH, help="With --report: perplexity on this text, before and after.")
 @click.option("--json", is_flag=True, help="The report as JSON.")
+@split_option
 def command(
     source: str,
     out: Path,
@@ -46,16 +47,17 @@ def command(
     report: bool,
     text: Path | None,
     json: bool,
+    split: int | None,
 ) -> None:
     checkpoint = open_model(source)
     words = None if calibrate is None else Prompter.read_prompt(calibrate)
     read = None if text is None else Prompter.read_prompt(text)
-    with step_progress() as steps:
-        write(checkpoint, out, format, words, embedding, tuned=tune, steps=steps)
+    with show_progress() as progress:
+        written = write(checkpoint, out, format, words, embedding, tuned=tune, progress=progress, split=split, say=warn)
     if not (report or json):
-        print(out)
+        print(written)
         return
-    found = make_report(checkpoint, open_checkpoint(out), read)
+    found = make_report(checkpoint, open_checkpoint(written), read)
     if json:
         print(jsonlib.dumps(found))
         return

@@ -12,6 +12,7 @@ from herd.atomic import atomic_file
 from herd.engine.engine import Engine
 from herd.engine.request import Completion, Request, SamplingParams
 from herd.errors import ConfigError, RequestError
+from herd.progress import Progress, silent
 from herd.text.chat_format import chat_format
 from herd.text.messages import Message
 from herd.weights.checkpoint import Checkpoint
@@ -94,7 +95,7 @@ def answer(completion: Completion) -> dict[str, Any]:
     return {**found, "logprobs": completion.logprobs} if completion.logprobs else found
 
 
-def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progress: Any) -> None:
+def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progress: Progress = silent) -> None:
     """Answer every line of `source` into `out`, skipping lines that `out` has whole answers for already.
 
     A line that cannot be answered has its error in `out`, and is tried again by the next run; when all is done,
@@ -108,7 +109,7 @@ def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progr
     done = _finished(out)
     todo = [p for p in prompts if any((p.line, index) not in done for index in range(p.params.n))]
     requests = (prompter.request(p.text, system=p.system, params=p.params, name=str(p.line)) for p in todo)
-    task = progress.add_task("answers", total=sum(p.params.n for p in prompts), completed=len(done))
+    answered, total = len(done), sum(p.params.n for p in prompts)
     failed: list[Completion] = []
     with out.open("ab") as file:
         for completion in engine.run(requests):
@@ -119,7 +120,8 @@ def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progr
                 failed.append(completion)
             file.write(msgspec.json.encode({"line": line, **answer(completion)}) + b"\n")
             file.flush()
-            progress.advance(task)
+            answered += 1
+            progress("answers", answered, total)
         os.fsync(file.fileno())
     if failed:
         first = failed[0]

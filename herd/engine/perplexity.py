@@ -1,10 +1,10 @@
 """Perplexity of a text, computed as llama.cpp's `llama-perplexity` does, so that figures can be compared."""
 
 import math
-from collections.abc import Callable
 
 from herd.engine.backend import Backend, Row, StepPlan
 from herd.errors import ConfigError
+from herd.progress import Progress, silent
 from herd.text.tokenizer import Tokenizer
 
 
@@ -15,13 +15,13 @@ def perplexity(
     *,
     context: int = 512,
     chunks: int | None = None,
-    progress: Callable[[int, int, float], None] = lambda *_: None,
+    progress: Progress = silent,
 ) -> tuple[float, int]:
     """e to the mean negative log-likelihood, and how many tokens it is a mean of.
 
     The text's tokens are cut into chunks of `context`; in each, the model sees all and is scored on the second half.
-    A model that starts its texts with a token has it in place of each chunk's first. `progress` is called with chunks
-    done, chunks in all, and the figure so far. ConfigError when the text is shorter than one chunk.
+    A model that starts its texts with a token has it in place of each chunk's first. `progress` counts
+    chunks, with the figure so far as its remark. ConfigError when the text is shorter than one chunk.
     """
     if context < 8 or context > backend.config.context or context > backend.block_count * backend.block_size:
         raise ConfigError(f"context is {context}; expected 8 to {backend.config.context}, and a cache that holds it")
@@ -46,5 +46,5 @@ def perplexity(
         scores = found[0].scores or []
         loss -= math.fsum(score.logprob for score in scores)
         scored += len(scores)
-        progress(i + 1, count, math.exp(loss / scored))
+        progress("chunks", i + 1, count, note=f"{math.exp(loss / scored):.4f}")
     return math.exp(loss / scored), scored

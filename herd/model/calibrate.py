@@ -1,6 +1,5 @@
 """What the inputs of each matrix look like on some text: the sums of x x^T that calibrated quantization needs."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from herd.family import ModelConfig
 from herd.model.llama import Transformer
 from herd.model.load import from_checkpoint
+from herd.progress import Progress, silent
 from herd.weights.checkpoint import Checkpoint
 
 MAX_BYTES = 4 << 30
@@ -23,7 +23,7 @@ def moments_fit(config: ModelConfig) -> bool:
 
 
 def checkpoint_moments(
-    source: Checkpoint, chunks: list[list[int]], progress: Callable[[int], None] = lambda _: None
+    source: Checkpoint, chunks: list[list[int]], progress: Progress = silent
 ) -> dict[str, NDArray[np.float32]]:
     """`input_moments` of a checkpoint's model in float32."""
     return input_moments(from_checkpoint(source.config, source.tensors, torch.float32), chunks, progress)
@@ -31,7 +31,7 @@ def checkpoint_moments(
 
 @torch.inference_mode()
 def input_moments(
-    model: Transformer, chunks: list[list[int]], progress: Callable[[int], None] = lambda _: None
+    model: Transformer, chunks: list[list[int]], progress: Progress = silent
 ) -> dict[str, NDArray[np.float32]]:
     """For each matrix of the layers, the sum over all tokens of x x^T [columns, columns], or its diagonal if too large."""
     full = moments_fit(model.config)
@@ -50,9 +50,9 @@ def input_moments(
     ]
     handles = [module.register_forward_pre_hook(partial(watch, name)) for name, module in watched]
     try:
-        for chunk in chunks:
+        for done, chunk in enumerate(chunks, 1):
             model(torch.tensor([chunk]))
-            progress(1)
+            progress("calibrating", done, len(chunks))
     finally:
         for handle in handles:
             handle.remove()

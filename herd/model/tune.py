@@ -5,7 +5,6 @@ The loss is the Kullback-Leibler divergence from the original model's next-token
 et al., arXiv 1503.02531); training scales alone with fixed codes is the second phase of EfficientQAT (arXiv 2407.11062).
 """
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 
 from herd.model.llama import Transformer
 from herd.model.load import from_checkpoint
+from herd.progress import Progress, silent
 from herd.quant.dequantize import dequantize
 from herd.quant.formats import number_format
 from herd.weights.checkpoint import Checkpoint, StoredTensor
@@ -63,7 +63,7 @@ def tune(
     original: Checkpoint,
     small: Checkpoint,
     chunks: list[list[int]],
-    progress: Callable[[str, int, int], None] = lambda *_: None,
+    progress: Progress = silent,
 ) -> Checkpoint:
     """`small` with trained scales and norms; one pass over `chunks` of equal length, in an order that is always the same.
 
@@ -91,9 +91,7 @@ def tune(
     return replace(small, tensors={name: tuned.get(name, tensor) for name, tensor in small.tensors.items()})
 
 
-def _replace_matrices(
-    student: Transformer, small: Checkpoint, progress: Callable[[str, int, int], None]
-) -> dict[str, _Scaled]:
+def _replace_matrices(student: Transformer, small: Checkpoint, progress: Progress) -> dict[str, _Scaled]:
     matrices = [n for n, stored in small.tensors.items() if n.startswith("layers.") and len(stored.shape) == 2]
     scaled = {}
     for done, name in enumerate(matrices, 1):

@@ -6,19 +6,17 @@ import hashlib
 import os
 import shutil
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from herd.errors import DownloadError, first_line
+from herd.progress import Progress, silent
 
 if TYPE_CHECKING:
     import httpx
 
 _CHUNK = 1 << 20
 _HASHES = {32: "md5", 64: "sha256"}
-Progress = Callable[[str, int, int], None]
-"""(file name, bytes so far, bytes in all or 0)."""
 
 
 def fetch(
@@ -27,7 +25,7 @@ def fetch(
     path: Path,
     *,
     checksum: str | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
     attempts: int = 5,
     pause: float = 1.0,
 ) -> Path:

@@ -7,7 +7,7 @@ file and each other, types against what the architecture needs.
 import json
 import struct
 from array import array
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,11 +19,13 @@ from herd.text._bpe import Strings
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Declared, Tokenizer
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors
+from herd.weights.choose import part_name, part_of
 from herd.weights.gguf_config import config_from_gguf, config_to_gguf
 from herd.weights.names import from_canonical, to_canonical
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
+_U16, _I32 = (2, "H"), (5, "i")
 _ALIGNMENT = 32
 _STOPS_KEY = "herd.stop_token_ids"
 _DECLARED = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding", "unk": "unknown"}
@@ -135,10 +137,35 @@ def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], str, int]:
     return name, tuple(reversed(sizes)), GGUF_TYPES[kind].name, offset
 
 
+def _read_parts(path: Path) -> tuple[list[MappedFile], dict[str, Any], dict[str, StoredTensor]]:
+    """The file, or all parts of the split file that it belongs to; metadata are the first part's."""
+    base, _, count = part_of(path.name) or ("", 1, 1)
+    paths = [path.with_name(part_name(base, i, count)) for i in range(1, count + 1)] if base else [path]
+    missing = next((part for part in paths if not part.exists()), None)
+    if base and missing is not None:
+        raise FormatError(f"{path}: {missing.name} is missing beside it; fetch all {count} parts")
+    files = [MappedFile(part) for part in paths]
+    metadata: dict[str, Any] = {}
+    tensors: dict[str, StoredTensor] = {}
+    for index, file in enumerate(files):
+        keys, found = read_header(file)
+        metadata = metadata or keys
+        if (keys.get("split.no", 0), keys.get("split.count", 0) or 1) != (index, count):
+            raise FormatError(
+                f"{file.path}: says it is part {keys.get('split.no', 0)} of {keys.get('split.count', 0)} (from 0); expected "
+                f"{index} of {count}: parts are named NAME-00001-of-0000N.gguf, as they were split"
+            )
+        for name in found.keys() & tensors:
+            raise FormatError(f"{file.path}: tensor {name!r} is in another part too")
+        tensors |= found
+    if metadata.get("split.tensors.count", len(tensors)) != len(tensors):
+        raise FormatError(f"{path}: its parts have {len(tensors)} tensors; expected {metadata['split.tensors.count']}")
+    return files, metadata, tensors
+
+
 def open_gguf(path: Path) -> Checkpoint:
-    """Open a GGUF file of the llama architecture; FormatError otherwise."""
-    file = MappedFile(path)
-    metadata, raw = read_header(file)
+    """Open a GGUF file of the llama architecture, all its parts if it is split; FormatError otherwise."""
+    files, metadata, raw = _read_parts(path)
     where = str(path)
     rope = raw.pop("rope_freqs.weight", None)
     tensors: dict[str, StoredTensor] = {}
@@ -159,7 +186,7 @@ def open_gguf(path: Path) -> Checkpoint:
     return Checkpoint(
         path, "gguf", config, check_tensors(config, tensors, where), load_tokenizer,
         chat_template=template if isinstance(template, str) else None,
-        name=title if isinstance(title, str) else path.stem, files=(path,), maps=(file,),
+        name=title if isinstance(title, str) else path.stem, files=tuple(file.path for file in files), maps=tuple(files),
     )  # fmt: skip
 
 
@@ -211,23 +238,63 @@ def _stops(found: Mapping[str, int | None]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(stop for kind in ("eos", "eot", "eom") if (stop := found[kind]) is not None))
 
 
+def gguf_parts(checkpoint: Checkpoint, formats: Mapping[str, str], limit: int | None) -> list[list[str]]:
+    """Names of tensors for each file, whose data are at most `limit` bytes unless one tensor is larger; None: one file."""
+    parts: list[list[str]] = [[]]
+    size = 0
+    for name in checkpoint.config.tensor_shapes():
+        tensor = checkpoint.tensors[name]
+        added = _padded(tensor.row_count * number_format(formats[name]).row_bytes(tensor.shape[-1]))
+        if limit is not None and parts[-1] and size + added > limit:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += added
+    return parts
+
+
 def write_gguf(
     file: BinaryIO,
     checkpoint: Checkpoint,
-    formats: dict[str, str],
-    chunks: Callable[[StoredTensor, str], Iterator[bytes]],
+    formats: Mapping[str, str],
+    chunks: Callable[[str, StoredTensor, str], Iterator[bytes]],
     progress: Callable[[int], None],
+    part: int = 0,
+    parts: Sequence[Sequence[str]] = ((),),
 ) -> None:
-    """Write `checkpoint` with tensor `name` in format `formats[name]`, its bytes made by `chunks`, one part at a time."""
+    """Write `checkpoint` with tensor `name` in format `formats[name]`, its bytes made by `chunks`, one part at a time.
+
+    Of a checkpoint split into several `parts`, each the names of its tensors, this is number `part`, from 0.
+    """
     config = checkpoint.config
-    metadata = _metadata(checkpoint)
-    shapes = config.tensor_shapes()
+    metadata = _metadata(checkpoint) if part == 0 else {}
     rope = _rope_factors(config)
+    names = parts[part] if len(parts) > 1 else list(config.tensor_shapes())
+    if len(parts) > 1:
+        count = sum(map(len, parts)) + (rope is not None)
+        sizes = (("no", _U16, part), ("count", _U16, len(parts)), ("tensors.count", _I32, count))
+        metadata |= {f"split.{key}": struct.pack("<I" + code, kind, value) for key, (kind, code), value in sizes}
+    if part > 0:
+        rope = None
     entries: list[tuple[str, tuple[int, ...], str]] = [
-        (from_canonical(name, "gguf"), shape, formats[name]) for name, shape in shapes.items()
+        (from_canonical(name, "gguf"), checkpoint.tensors[name].shape, formats[name]) for name in names
     ]
     if rope is not None:
         entries.insert(0, ("rope_freqs.weight", (len(rope) // 4,), "F32"))
+    file.write(_header(metadata, entries))
+    if rope is not None:
+        file.write(rope.ljust(_padded(len(rope)), b"\0"))
+    for name in names:
+        written = 0
+        for chunk in chunks(name, checkpoint.tensors[name], formats[name]):
+            file.write(chunk)
+            written += len(chunk)
+            progress(len(chunk))
+        file.write(b"\0" * (_padded(written) - written))
+        checkpoint.forget()
+
+
+def _header(metadata: Mapping[str, Any], entries: Sequence[tuple[str, tuple[int, ...], str]]) -> bytes:
     header = bytearray(struct.pack("<4sIQQ", b"GGUF", 3, len(entries), len(metadata)))
     for key, value in metadata.items():
         header += _packed_string(key) + _packed(value)
@@ -239,17 +306,7 @@ def write_gguf(
         header += struct.pack(f"<{len(shape)}QIQ", *reversed(shape), gguf_type, offset)
         rows = shape[0] if len(shape) == 2 else 1
         offset += _padded(rows * number_format(fmt).row_bytes(shape[-1]))
-    file.write(header.ljust(_padded(len(header)), b"\0"))
-    if rope is not None:
-        file.write(rope.ljust(_padded(len(rope)), b"\0"))
-    for name in shapes:
-        written = 0
-        for chunk in chunks(checkpoint.tensors[name], formats[name]):
-            file.write(chunk)
-            written += len(chunk)
-            progress(len(chunk))
-        file.write(b"\0" * (_padded(written) - written))
-        checkpoint.forget()
+    return bytes(header.ljust(_padded(len(header)), b"\0"))
 
 
 def _rope_factors(config: ModelConfig) -> bytes | None:
@@ -308,7 +365,9 @@ def _packed_string(text: str) -> bytes:
 
 
 def _packed(value: Any) -> bytes:
-    """A metadata value with its type."""
+    """A metadata value with its type; bytes are both already."""
+    if isinstance(value, bytes):
+        return value
     if isinstance(value, bool):
         return struct.pack("<I?", 7, value)
     if isinstance(value, int):

@@ -172,7 +172,7 @@ def write_hf(
     folder: Path,
     checkpoint: Checkpoint,
     formats: dict[str, str],
-    chunks: Callable[[StoredTensor, str], Iterator[bytes]],
+    chunks: Callable[[str, StoredTensor, str], Iterator[bytes]],
     progress: Callable[[int], None],
     shard_bytes: int = _SHARD_BYTES,
 ) -> None:
@@ -184,7 +184,7 @@ def write_hf(
         tensor, fmt = checkpoint.tensors[name], formats[name]
         if is_rotary(name):
             tensor = permuted(tensor, halves_from_interleaved(shape[0], config.head_dim))
-        entries = [(from_canonical(name, "hf"), fmt, shape, _chunker(chunks, tensor, fmt))]
+        entries = [(from_canonical(name, "hf"), fmt, shape, _chunker(chunks, name, tensor, fmt))]
         if fmt == "F8_E4M3":
             scale = tensor.scale
             assert scale is not None
@@ -209,9 +209,9 @@ def write_hf(
 
 
 def _chunker(
-    chunks: Callable[[StoredTensor, str], Iterator[bytes]], tensor: StoredTensor, fmt: str
+    chunks: Callable[[str, StoredTensor, str], Iterator[bytes]], name: str, tensor: StoredTensor, fmt: str
 ) -> Callable[[], Iterator[bytes]]:
-    return lambda: chunks(tensor, fmt)
+    return lambda: chunks(name, tensor, fmt)
 
 
 def _scale_chunker(scale: Callable[[], Any]) -> Callable[[], Iterator[bytes]]:

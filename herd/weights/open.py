@@ -4,11 +4,12 @@ from pathlib import Path
 
 from herd.errors import FormatError
 from herd.weights.checkpoint import Checkpoint
+from herd.weights.choose import gguf_models
 from herd.weights.gguf import open_gguf
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A GGUF file, or a folder of Meta's or Hugging Face's files, or a folder with one GGUF file in it.
+    """A GGUF file, or a folder of Meta's or Hugging Face's files, or a folder with one GGUF model in it.
 
     Raises FormatError naming what was found and what was expected.
     """
@@ -26,8 +27,12 @@ def open_checkpoint(path: Path) -> Checkpoint:
         from herd.weights.hf import open_hf
 
         return open_hf(path)
-    files = sorted(path.glob("*.gguf"))
-    if len(files) == 1:
-        return open_gguf(files[0])
-    expected = "expected params.json (Meta), config.json (Hugging Face) or one .gguf file"
-    raise FormatError(f"{path}: no checkpoint found: {len(files)} .gguf files; {expected}")
+    models = gguf_models({file.name: file.stat().st_size for file in path.glob("*.gguf")})
+    if len(models) == 1:
+        return open_gguf(path / models[0].files[0])
+    if models:
+        raise FormatError(
+            f"{path}: several models; name one file of it: {', '.join(model.files[0] for model in models)}"
+        )
+    expected = "expected params.json (Meta), config.json (Hugging Face) or a .gguf file"
+    raise FormatError(f"{path}: no checkpoint found; {expected}")

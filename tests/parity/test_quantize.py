@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from herd.engine.quantize import quantized
 from herd.family import ModelConfig
 from herd.quant.dequantize import dequantize
 from herd.quant.formats import FORMATS as BLOCKS
 from herd.quant.quantize import quantize
 from herd.weights.checkpoint import Checkpoint
+from herd.weights.quantize import quantized
 from tests.models import random_checkpoint
 
 FORMATS = ("Q4_K", "Q5_K", "Q6_K")

@@ -8,12 +8,15 @@ import numpy as np
 import pytest
 import torch
 
-from herd.engine.quantize import quantized, write
-from herd.errors import ConfigError
+from herd.engine.open import open_engine
+from herd.engine.quantize import write
+from herd.engine.request import Request, SamplingParams
+from herd.errors import ConfigError, FormatError
 from herd.family import ModelConfig
 from herd.model.load import from_checkpoint
 from herd.quant.dequantize import dequantize
 from herd.quant.quantize import WRITTEN, quantize, quantize_calibrated, quantize_fp8, to_e4m3
+from herd.weights.checkpoint import StoredTensor
 from herd.weights.open import open_checkpoint
 from tests.models import random_checkpoint
 
@@ -81,7 +84,7 @@ def test_tuning_brings_answers_nearer_to_the_originals(fmt, tmp_path):
     seen = []
     for name, tuned in (("plain", False), ("tuned", True)):
         path = tmp_path / f"{name}.gguf"
-        write(source, path, fmt, text[:-512], tuned=tuned, steps=lambda what, *_: seen.append(what))
+        write(source, path, fmt, text[:-512], tuned=tuned, progress=lambda what, *_: seen.append(what))
     plain, tuned = (open_checkpoint(tmp_path / f"{name}.gguf") for name in ("plain", "tuned"))
     assert set(seen) == {"calibrating", "rounding", "tuning", "writing"}
     assert distance(tuned) < 0.9 * distance(plain)
@@ -138,7 +141,31 @@ def test_what_cannot_be_quantized_is_one_clear_line(tmp_path):
         write(source, tmp_path / "a.gguf", "Q4_0", tuned=True)
     with pytest.raises(ConfigError, match="Q4_0, Q4_1, Q8_0"):
         write(source, tmp_path / "a.gguf", "Q4_K_M", "abc " * 200, tuned=True)
-    odd = random_checkpoint(dataclasses.replace(CONFIG, ffn_dim=100))
-    with pytest.raises(ConfigError, match="multiple of 32"):
-        quantized(odd, "Q4_0")
+
+
+def test_rows_that_no_block_divides_are_halves_and_said(tmp_path):
+    source = random_checkpoint(dataclasses.replace(CONFIG, ffn_dim=100))
+    said = []
+    write(source, tmp_path / "a.gguf", "Q4_0", say=said.append)
+    opened = open_checkpoint(tmp_path / "a.gguf")
+    narrow = {name for name, tensor in opened.tensors.items() if tensor.format == "F16"}
+    assert narrow == {f"layers.{i}.feed_forward.w2.weight" for i in range(4)}
+    assert len(said) == 4
+    assert "rows of 100 weights" in said[0]
+    assert opened.tensors["layers.0.feed_forward.w1.weight"].format == "Q4_0"
+    with open_engine(opened, "native") as engine:
+        answer = engine.complete(Request(prompt=[1, 2, 3], params=SamplingParams(max_tokens=4, ignore_eos=True)))
+    assert len(answer.tokens) == 4
+
+
+@pytest.mark.parametrize("fmt", ["Q8_0", "Q4_0", "Q4_K", "fp8"])
+@pytest.mark.parametrize("value, word", [(np.nan, "NaN"), (np.inf, "NaN or infinity"), (1e10, "too large")])
+def test_quantizing_refuses_what_is_no_number(fmt, value, word, tmp_path):
+    source = random_checkpoint(CONFIG)
+    name = "layers.1.feed_forward.w3.weight"
+    bad = source.tensors[name].float32().copy()
+    bad[9, 50] = value
+    source.tensors[name] = StoredTensor.of(bad)
+    with pytest.raises(FormatError, match=rf"{name}, row 9: .*{word}"):
+        write(source, tmp_path / ("out" if fmt == "fp8" else "out.gguf"), fmt)
     assert list(tmp_path.iterdir()) == []

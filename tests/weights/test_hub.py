@@ -1,19 +1,27 @@
 """Downloads from a real server that cuts, lies and refuses: whole files, or one clear line and no broken file."""
 
 import hashlib
+import json
+import os
 import random
+import re
 import socket
+import subprocess
+import sys
 
 import httpx
 import pytest
 
-from herd.errors import ConfigError, DownloadError
+from herd.errors import ConfigError, DownloadError, HerdError
 from herd.family import shape
+from herd.weights.choose import gguf_models
 from herd.weights.convert import convert
 from herd.weights.download import fetch
-from herd.weights.hub import pull, pull_hf, pull_meta
+from herd.weights.hub import pull, pull_meta
+from herd.weights.huggingface import pull_hf
 from herd.weights.local import find, local_models
 from herd.weights.open import open_checkpoint
+from herd.weights.quantize import write_quantized
 from tests.models import random_checkpoint
 from tests.weights.server import Site, serve
 
@@ -168,9 +176,126 @@ def test_hugging_face(tmp_path):
         site.status["org/none"] = 404
         with pytest.raises(DownloadError, match="no such repository"):
             pull_hf("hf:org/none", tmp_path / "home", endpoint=address)
-    with pytest.raises(ConfigError, match="ORG/NAME"):
-        pull_hf("hf:justaname", tmp_path / "home")
+    for name in ("hf:justaname", "hf:org/x/../../etc/passwd.gguf", "hf:org/x/a.gguf:Q4_0"):
+        with pytest.raises(ConfigError, match="ORG/NAME"):
+            pull_hf(name, tmp_path / "home")
     assert [p.name for p in local_models(tmp_path / "home")] == ["org--tiny"]
+
+
+@pytest.fixture(scope="module")
+def quants(tmp_path_factory):
+    """A repository as people publish them: several quantizations, one split, what belongs to other programs, no config."""
+    folder = tmp_path_factory.mktemp("quants")
+    source = random_checkpoint(shape("tiny"))
+    write_quantized(source, folder / "tiny-Q8_0.gguf", "Q8_0")
+    write_quantized(source, folder / "tiny.q4_k_m.gguf", "Q4_0")
+    convert(source, folder / "tiny-BF16.gguf", "gguf", "BF16", split=100_000)
+    site = Site()
+    site.files = {f"/{file.name}": file.read_bytes() for file in folder.iterdir()}
+    split = [name for name in site.files if "BF16" in name]
+    site.files |= {f"/BF16{name}": site.files.pop(name) for name in split}
+    site.files |= {f"/{name}": b"not a model" for name in ("mmproj-tiny-f16.gguf", "imatrix.gguf", "README.md")}
+    return site
+
+
+def test_of_several_quantizations_one_is_fetched_and_said(quants, tmp_path):
+    said = []
+    with serve(quants) as address:
+        path = pull_hf("hf:org/x-GGUF", tmp_path, endpoint=address, say=said.append)
+    assert path == tmp_path / "org--x-GGUF" / "tiny.q4_k_m.gguf"
+    assert [file.name for file in tmp_path.rglob("*.gguf")] == ["tiny.q4_k_m.gguf"]
+    (line,) = said
+    for word in ("fetching Q4_K_M (0.1 MB)", "Q8_0 (0.2 MB)", "BF16 (0.3 MB)", "hf:org/x-GGUF:Q8_0"):
+        assert word in line
+    assert "mmproj" not in line
+    assert find("hf:org/x-GGUF", tmp_path) == find("hf:org/x-GGUF:q4_k_m", tmp_path) == path
+    assert find("hf:org/x-GGUF:Q8_0", tmp_path) is None
+    assert open_checkpoint(path).config == open_checkpoint(path.parent).config == shape("tiny")
+
+
+def test_a_quantization_or_a_file_of_choice(quants, tmp_path):
+    with serve(quants) as address:
+        split = pull_hf("hf:org/x-GGUF:bf16", tmp_path, endpoint=address)
+        assert [p.name for p in sorted(split.parent.iterdir())] == [
+            f"tiny-BF16-0000{i}-of-00004.gguf" for i in (1, 2, 3, 4)
+        ]
+        one = pull_hf("hf:org/x-GGUF/tiny-Q8_0.gguf", tmp_path, endpoint=address)
+        assert find("hf:org/x-GGUF/tiny-Q8_0.gguf", tmp_path) == find("hf:org/x-GGUF:Q8_0", tmp_path) == one
+        assert find("hf:org/x-GGUF", tmp_path) == one  # of those that are here
+        assert open_checkpoint(find("hf:org/x-GGUF:BF16", tmp_path)).config == shape("tiny")
+        for name, kind, word in (
+            ("hf:org/x-GGUF:Q2_K", ConfigError, r"no Q2_K; there is Q4_K_M \(0.1 MB\), Q8_0"),
+            ("hf:org/x-GGUF/mmproj-tiny-f16.gguf", ConfigError, "no model of its own"),
+            ("hf:org/x-GGUF/none.gguf", DownloadError, "has no whole none.gguf"),
+        ):
+            with pytest.raises(kind, match=word):
+                pull_hf(name, tmp_path, endpoint=address)
+    assert len(list(tmp_path.rglob("*.gguf"))) == 5  # a refusal removes nothing
+
+
+def test_a_fetch_that_fails_keeps_its_parts_and_goes_on(quants, tmp_path):
+    quants.status["/tiny-Q8_0.gguf"] = 403
+    with serve(quants) as address:
+        pull_hf("hf:org/x-GGUF", tmp_path, endpoint=address)
+        with pytest.raises(DownloadError):
+            pull_hf("hf:org/x-GGUF:Q8_0", tmp_path, endpoint=address)
+        assert find("hf:org/x-GGUF", tmp_path) is not None
+        assert find("hf:org/x-GGUF:Q8_0", tmp_path) is None
+        quants.status.clear()
+        third = next(name for name in quants.files if "00003" in name)
+        quants.status[third] = 404
+        with pytest.raises(DownloadError, match="run it again"):
+            pull_hf("hf:org/x-GGUF:BF16", tmp_path, endpoint=address)
+        assert find("hf:org/x-GGUF:BF16", tmp_path) is None
+        quants.status.clear()
+        quants.log.clear()
+        pull_hf("hf:org/x-GGUF:BF16", tmp_path, endpoint=address)
+        assert open_checkpoint(find("hf:org/x-GGUF:BF16", tmp_path)).config == shape("tiny")
+
+
+@pytest.mark.parametrize(
+    "files, word",
+    [
+        (["adapter_config.json", "adapter_model.safetensors"], "LoRA adapter"),
+        (["config.json", "pytorch_model.bin"], ".bin only"),
+        (["README.md"], "holds no weights"),
+        (["x-Q4_0-00001-of-00002.gguf"], "holds no weights"),
+        (["a-Q4_0.gguf", "b-Q4_0.gguf"], "several models; name one file: a-Q4_0.gguf, b-Q4_0.gguf"),
+    ],
+)
+def test_repositories_without_one_model(files, word, tmp_path):
+    site = Site()
+    site.files = {f"/{name}": b"{}" for name in files}
+    with serve(site) as address, pytest.raises(HerdError, match=re.escape(word)):
+        pull_hf("hf:org/x", tmp_path, endpoint=address)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "file, quant",
+    [
+        ("Meta-Llama-3.1-8B-Instruct-Q4_K_M.gguf", "Q4_K_M"), ("qwen2.5-1.5b-instruct-q4_0.gguf", "Q4_0"),
+        ("SmolLM2-135M-Instruct.Q4_1.gguf", "Q4_1"), ("model-fp16.gguf", "F16"), ("Q8_0/model.gguf", "Q8_0"),
+        ("Llama-UD-Q4_K_XL.gguf", "UD-Q4_K_XL"), ("x.IQ3_XXS.gguf", "IQ3_XXS"), ("x-Q4_0_4_4.gguf", "Q4_0_4_4"), ("llama.gguf", ""),
+    ],
+)  # fmt: skip
+def test_names_of_quantizations(file, quant):
+    assert [model.quant for model in gguf_models({file: 1})] == [quant]
+
+
+def test_the_commands_open_what_was_pulled_by_the_same_name(quants, tmp_path):
+    with serve(quants) as address:
+        environment = {**os.environ, "HERD_HOME": str(tmp_path), "HF_ENDPOINT": address}
+        for command, *arguments in (("pull",), ("inspect", "--json")):
+            done = subprocess.run(
+                [sys.executable, "-m", "herd", command, "hf:org/x-GGUF", *arguments],
+                env=environment, capture_output=True, text=True, timeout=120, check=False,
+            )  # fmt: skip
+            assert done.returncode == 0, done.stderr
+            if command == "pull":
+                assert "fetching Q4_K_M" in done.stderr
+                assert done.stdout.strip().endswith("tiny.q4_k_m.gguf")
+    assert json.loads(done.stdout)["kind"] == "gguf"
 
 
 def test_unknown_names(tmp_path):

@@ -4,17 +4,20 @@ import dataclasses
 import hashlib
 import json
 
+import gguf
 import numpy as np
 import pytest
 import torch
 
 from herd.errors import ConfigError, FormatError
 from herd.family import shape
+from herd.quant.finite import broken_row
+from herd.quant.quantize import quantize
 from herd.weights.convert import convert, target_kind
 from herd.weights.hf import write_hf
 from herd.weights.open import open_checkpoint
 from herd.weights.pth import PthFile
-from tests.models import random_checkpoint
+from tests.models import random_checkpoint, stored
 
 
 def digests(checkpoint):
@@ -202,7 +205,7 @@ def test_targets_and_refusals(tmp_path):
 def test_an_interrupted_conversion_leaves_nothing(tmp_path):
     source = random_checkpoint(shape("tiny"))
 
-    def interrupt(_: int) -> None:
+    def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
     for kind, name in (("hf", "a"), ("meta", "b"), ("gguf", "c.gguf")):
@@ -259,3 +262,71 @@ finally:
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         peak = int(done.stderr.strip().splitlines()[-1])
         assert peak < 1.5 * largest + 300e6, f"{out}: {peak:,} bytes"
+
+
+def test_gguf_is_split_and_opened_as_one(tmp_path):
+    source = random_checkpoint(shape("tiny-3.1"))
+    convert(source, tmp_path / "whole.gguf", "gguf")
+    first = convert(source, tmp_path / "cut.gguf", "gguf", split=100_000)
+    parts = sorted(tmp_path.glob("cut-*"))
+    assert first == parts[0] == tmp_path / f"cut-00001-of-0000{len(parts)}.gguf"
+    assert len(parts) > 2
+    whole = open_checkpoint(tmp_path / "whole.gguf")
+    for path in (parts[0], parts[2]):
+        opened = open_checkpoint(path)
+        assert opened.config == source.config
+        assert digests(opened) == digests(whole)
+        assert opened.tokenizer.declared == whole.tokenizer.declared
+        assert opened.files == tuple(parts)
+    # what llama.cpp asks of the parts: gguf-split.cpp
+    readers = [gguf.GGUFReader(part) for part in parts]
+    assert [reader.fields["split.no"].contents() for reader in readers] == list(range(len(parts)))
+    for reader in readers:
+        assert reader.fields["split.no"].types == reader.fields["split.count"].types == [gguf.GGUFValueType.UINT16]
+        assert reader.fields["split.count"].contents() == len(parts)
+        assert reader.fields["split.tensors.count"].types == [gguf.GGUFValueType.INT32]
+        assert reader.fields["split.tensors.count"].contents() == len(source.tensors) + 1
+    with pytest.raises(ConfigError, match="exists"):
+        convert(source, tmp_path / "cut.gguf", "gguf", split=100_000)
+    with pytest.raises(ConfigError, match="only GGUF is split"):
+        convert(source, tmp_path / "folder", "hf", split=100_000)
+    parts[1].rename(tmp_path / "other.gguf")
+    with pytest.raises(FormatError, match="cut-00002-of-"):
+        open_checkpoint(parts[0])
+    with pytest.raises(FormatError, match="part 1 of"):
+        open_checkpoint(tmp_path / "other.gguf")
+    (tmp_path / "other.gguf").rename(parts[1])
+    parts[2].write_bytes(parts[1].read_bytes())
+    with pytest.raises(FormatError, match="expected 2 of"):
+        open_checkpoint(parts[0])
+
+
+@pytest.mark.parametrize("kind", ["meta", "hf", "gguf"])
+@pytest.mark.parametrize("fmt", ["F32", "BF16"])
+def test_weights_that_are_no_numbers_are_refused_by_tensor_and_row(kind, fmt, tmp_path):
+    source = random_checkpoint(shape("tiny"), fmt=fmt)
+    name = "layers.1.feed_forward.w1.weight"
+    good = source.tensors[name].float32()
+    for value in (np.nan, np.inf, -np.inf):
+        bad = good.copy()
+        bad[41, 3] = value
+        source.tensors[name] = stored(bad, fmt)
+        for weights in (None, "F16", "BF16"):
+            with pytest.raises(FormatError, match=rf"{name}, row 41: holds NaN or infinity"):
+                convert(source, tmp_path / ("x.gguf" if kind == "gguf" else "x"), kind, weights)
+    bad = good.copy()
+    bad[7, 0] = -1e6
+    source.tensors[name] = stored(bad, fmt)
+    with pytest.raises(FormatError, match=rf"{name}, row 7: .* too large for F16"):
+        convert(source, tmp_path / ("x.gguf" if kind == "gguf" else "x"), kind, "F16")
+    assert list(tmp_path.iterdir()) == []
+    convert(source, tmp_path / ("x.gguf" if kind == "gguf" else "x"), kind, "BF16")
+
+
+@pytest.mark.parametrize("fmt", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
+def test_broken_scales_of_blocks_are_found(fmt):
+    values = np.random.default_rng(0).standard_normal((5, 512)).astype(np.float32)
+    raw = quantize(values, fmt)
+    assert broken_row(raw, fmt) is None
+    values[3, 300] = 1e9
+    assert broken_row(quantize(values, fmt), fmt) == 3
