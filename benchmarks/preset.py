@@ -11,7 +11,6 @@ import sys
 from herd.cli.common import open_model
 from herd.engine.open import open_engine
 from herd.engine.request import Request, SamplingParams
-from herd.text.chat_format import chat_format
 from herd.text.messages import Message
 from herd.weights.local import DEFAULT_MODEL
 
@@ -55,7 +54,7 @@ SAMPLINGS = [(0.0, 1.0), (0.1, 0.9), (0.2, 0.9), (0.6, 0.9)]
 def main() -> None:
     """Print the table."""
     checkpoint = open_model(sys.argv[1] if len(sys.argv) > 1 else DEFAULT_MODEL)
-    form = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
+    form = checkpoint.chat_format()
     print(f"{len(QUESTIONS)} questions\n\n| system prompt | temperature | top_p | right |\n|---|---|---|---|")
     with open_engine(checkpoint) as engine:
         for (label, system), (temperature, top_p) in itertools.product(SYSTEMS.items(), SAMPLINGS):

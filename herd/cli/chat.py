@@ -34,7 +34,6 @@ from herd.engine.conversation import Conversation
 from herd.engine.open import open_engine
 from herd.engine.request import SamplingParams
 from herd.errors import RequestError
-from herd.text.chat_format import chat_format
 from herd.text.messages import Message
 from herd.weights.presets import preset_for
 
@@ -68,7 +67,7 @@ def command(
 ) -> None:
     box = open_tools(tools, mcp, documents)
     checkpoint = open_model(model)
-    preset = preset_for(checkpoint.config)
+    preset = preset_for(checkpoint)
     params = read(
         SamplingParams,
         flags={"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed, "max_tokens": max_tokens},
@@ -76,7 +75,7 @@ def command(
     )
     params.check(checkpoint.config.vocab)
     spoken = preset.system if system is None else system
-    dialog = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
+    dialog = checkpoint.chat_format()
     with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine, box:
         agent = Agent(engine, dialog, box)
         conversation = Conversation(agent, params, [Message("system", spoken)] if spoken else [])

@@ -42,6 +42,9 @@ from herd.errors import ConfigError
 @click.option("--config", type=PATH, help="Sampling parameters from a TOML file.")
 @system_option
 @click.option("--raw", is_flag=True, help="Continue the prompt as plain text.")
+@click.option(
+    "--special", is_flag=True, help="With --raw: read the names of special tokens in the prompt as those tokens."
+)
 @click.option("--json", is_flag=True, help="One JSON object with text, tokens and usage.")
 @sampling_options
 @click.option("--stop", multiple=True, help="End the reply before this text; may be repeated.")
@@ -58,6 +61,7 @@ def command(
     config: Path | None,
     system: str | None,
     raw: bool,
+    special: bool,
     json: bool,
     temperature: float | None,
     top_p: float | None,
@@ -79,7 +83,7 @@ def command(
         "stop": stop or None, "n": n, "logprobs": logprobs,
     }  # fmt: skip
     checkpoint = open_model(model)
-    prompter = Prompter(checkpoint, raw=raw, system=system, config=config, flags=flags)
+    prompter = Prompter(checkpoint, raw=raw, special=special, system=system, config=config, flags=flags)
     if batch is None and prompt is None:
         prompt = prompter.read_prompt(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
     with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine:

@@ -37,6 +37,15 @@ def command(
             print(f"  {tensor['name']:<40} {tensor['format']:<8} {tensor['shape']!s:<18} {human(tensor['bytes']):>12}")
 
 
+def _template(found: dict[str, Any]) -> str:
+    sizes = {"": found["chat_template"], " for tools": found["tool_template"]}
+    return ", ".join(f"{len(text):,} characters{name}" for name, text in sizes.items() if text) or "none"
+
+
+def _values(sampling: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:g}" for name, value in sampling.items()) or "nothing"
+
+
 def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     config, tokenizer, machine = found["config"], found["tokenizer"], found["machine"]
     formats = ", ".join(f"{fmt}: {f['tensors']} tensors, {human(f['bytes'])}" for fmt, f in found["formats"].items())
@@ -55,7 +64,11 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("parameters", f"{found['parameters']:,}{', output tied to embedding' if config['tied'] else ''}"),
         ("weights", f"{human(found['weight_bytes'])} ({formats})"),
         ("tokenizer", words),
-        ("template", f"{len(found['chat_template']):,} characters" if found["chat_template"] else "none"),
+        ("template", _template(found)),
+        (
+            "sampling",
+            f"{_values(found['sampling'])}; the checkpoint recommends {_values(found['recommended_sampling'])}",
+        ),
         (
             "machine",
             fits if machine["fits"] else f"too large for this machine's {human(machine['memory_bytes'])} of memory",

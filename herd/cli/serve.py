@@ -122,19 +122,18 @@ def command(
     def load(metrics: Any) -> Any:
         from herd.engine.open import open_engine
         from herd.serve.served import Served
-        from herd.text.chat_format import chat_format
         from herd.weights.presets import preset_for
 
         engine = open_engine(
             checkpoint, cache_tokens=cache_tokens, **backend, max_sequences=max_sequences, max_waiting=max_waiting,
         )  # fmt: skip
         try:
-            chat = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
+            chat = checkpoint.chat_format()
         except FormatError:
             chat = None
         shown = name or Path(model).stem
         served = Served(
-            shown, engine, chat, preset_for(checkpoint.config), metrics, box, max_prompt=max_prompt, timeout=timeout
+            shown, engine, chat, preset_for(checkpoint), metrics, box, max_prompt=max_prompt, timeout=timeout
         )
         served.warm_up()
         return served

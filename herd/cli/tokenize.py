@@ -3,6 +3,7 @@
 \b
 Examples:
   herd tokenize "Hello, world!"
+  herd tokenize --special "<|im_start|>user"
   herd tokenize --model Llama-3.1-8B --ids < book.txt
 """
 
@@ -11,23 +12,26 @@ import sys
 import click
 
 from herd.cli.common import model_option, open_model
+from herd.text.tokenizer import encode_special
 
 
 @click.command(help=__doc__)
 @click.argument("text", required=False, help="The text. Default: standard input.")
 @model_option
+@click.option("--special", is_flag=True, help="Read the names of special tokens as those tokens, not as text.")
 @click.option("--ids", is_flag=True, help="Only the ids, as a JSON list.")
 @click.option("--count", is_flag=True, help="Only how many there are.")
 def command(
     text: str | None,
     model: str,
+    special: bool,
     ids: bool,
     count: bool,
 ) -> None:
     tokenizer = open_model(model).tokenizer
     if text is None:
         text = sys.stdin.buffer.read().decode("utf-8", "replace")
-    tokens = tokenizer.encode(text)
+    tokens = encode_special(tokenizer, text) if special else tokenizer.encode(text)
     if count:
         print(len(tokens))
     elif ids:

@@ -13,8 +13,8 @@ from herd.engine.engine import Engine
 from herd.engine.request import Completion, Request, SamplingParams
 from herd.errors import ConfigError, RequestError
 from herd.progress import Progress, silent
-from herd.text.chat_format import chat_format
 from herd.text.messages import Message
+from herd.text.tokenizer import encode_special
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
 
@@ -36,13 +36,16 @@ class Prompter:
         checkpoint: Checkpoint,
         *,
         raw: bool = False,
+        special: bool = False,
         system: str | None = None,
         config: Path | None = None,
         flags: Mapping[str, Any] | None = None,
     ) -> None:
-        self._tokenizer = checkpoint.tokenizer
-        self._format = None if raw else chat_format(self._tokenizer, checkpoint.chat_template)
-        preset = preset_for(checkpoint.config)
+        if special and not raw:
+            raise ConfigError("--special goes with --raw: in a chat only the chat format writes special tokens")
+        self._tokenizer, self._special = checkpoint.tokenizer, special
+        self._format = None if raw else checkpoint.chat_format()
+        preset = preset_for(checkpoint)
         self._system = preset.system if system is None else system
         self.params = settings.read(SamplingParams, config, flags, values={} if raw else preset.params())
 
@@ -59,9 +62,10 @@ class Prompter:
     ) -> Request:
         """A request for one prompt."""
         if self._format is None:
-            tokens = self._tokenizer.encode(prompt)
-            if self._tokenizer.bos_id is not None:
-                tokens.insert(0, self._tokenizer.bos_id)
+            tokens = encode_special(self._tokenizer, prompt) if self._special else self._tokenizer.encode(prompt)
+            bos = self._tokenizer.bos_id
+            if bos is not None and not (self._special and tokens[:1] == [bos]):
+                tokens.insert(0, bos)
         else:
             spoken = self._system if system is None else system
             messages = [Message("system", spoken)] if spoken else []

@@ -87,7 +87,7 @@ class Api:
             "context_length": served.engine.max_length,
             "tools": [{"name": t.name, "description": t.description} for t in served.toolbox.tools],
             "preset": {
-                "system": served.preset.system, "temperature": served.preset.temperature, "top_p": served.preset.top_p,
+                "system": served.preset.system, **served.preset.params(),
             },
         }  # fmt: skip
 

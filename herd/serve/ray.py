@@ -15,16 +15,15 @@ def app(arguments: dict[str, str]) -> Any:
         from herd.serve.app import create_app
         from herd.serve.gate import GateSettings
         from herd.serve.served import Served
-        from herd.text.chat_format import chat_format
         from herd.weights.open import open_checkpoint
         from herd.weights.presets import preset_for
 
         checkpoint = open_checkpoint(Path(arguments["model"]))
 
         def load(metrics: Any) -> Served:
-            chat = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
+            chat = checkpoint.chat_format()
             engine = open_engine(checkpoint, threads=threads)
-            return Served(Path(arguments["model"]).stem, engine, chat, preset_for(checkpoint.config), metrics)
+            return Served(Path(arguments["model"]).stem, engine, chat, preset_for(checkpoint), metrics)
 
         return create_app(load, GateSettings(loopback=False), ready_first=True)
 

@@ -1,13 +1,16 @@
 """How a model talks: Llama 3.1's dialog format where the tokenizer has it, the model's own template elsewhere."""
 
 import datetime
+import json
+import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Protocol
 
 from herd.errors import FormatError, RequestError
-from herd.text.dialog import Dialog, ToolFormat, system_text
+from herd.text.dialog import ROLES, Dialog, ToolFormat, system_text
 from herd.text.encoded import Encoded
-from herd.text.messages import Message, Tool
+from herd.text.messages import Message, Tool, ToolCall
 from herd.text.template import ChatTemplate
 from herd.text.template_messages import CallsForm, calls_form, message_dicts, tool_dict
 from herd.text.tokenizer import Tokenizer
@@ -118,15 +121,54 @@ def _declared(tokenizer: Tokenizer) -> dict[str, str]:
     return {"bos_token": "", "eos_token": "", **names}
 
 
-def chat_format(tokenizer: Tokenizer, template: str | None) -> ChatFormat:
+_PROBE = Tool("probe", "Probe", {"type": "object", "properties": {"a": {"type": "string", "description": "A"}}})
+_PROBES: tuple[tuple[list[Message], str], ...] = (
+    ([Message("user", "Hi")], "{user}Hi{end}{assistant}"),
+    (
+        [Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hello"), Message("user", "Bye")],
+        "{system}Be brief.{end}{user}Hi{end}{assistant}Hello{end}{user}Bye{end}{assistant}",
+    ),
+    (
+        [Message("user", "Hi"), Message("assistant", "", (ToolCall("probe", {"a": "b"}),)), Message("ipython", "c")],
+        "{system}Environment: ipython\n{end}{user}Given the following functions, please respond with a JSON for a function call "
+        "with its proper arguments that best answers the given prompt.\n\nRespond in the format {format}.Do not use "
+        'variables.\n\n{tool}\n\nHi{end}{assistant}{call}{end}{ipython}"c"{end}{assistant}',
+    ),
+)
+_DATES = re.compile(r"Cutting Knowledge Date: December 2023\nToday Date: [^\n]*\n\n")
+
+
+@lru_cache(maxsize=64)
+def _is_metas(source: str) -> bool:
+    """Whether a template writes the probes as Meta's for Llama 3.1, 3.2 and 3.3 do; dates, and whether there are any, are left out."""
+    template = ChatTemplate(source, tokens={"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>"})
+    fields = {role: f"<|start_header_id|>{role}<|end_header_id|>\n\n" for role in ROLES} | {
+        "end": "<|eot_id|>", "tool": json.dumps(tool_dict(_PROBE), indent=4),
+        "call": '{"name": "probe", "parameters": {"a": "b"}}',
+        "format": '{"name": function name, "parameters": dictionary of argument name and its value}',
+    }  # fmt: skip
+    for messages, expected in _PROBES:
+        tools = [tool_dict(_PROBE)] if len(messages) == 3 else None
+        try:
+            written = template.render(message_dicts(messages, CallsForm("object", results=True)), tools=tools)
+        except RequestError:
+            return False
+        written = (
+            _DATES.sub("", written).removeprefix("<|begin_of_text|>").removeprefix(fields["system"] + fields["end"])
+        )
+        if written != expected.format_map(fields):
+            return False
+    return True
+
+
+def chat_format(tokenizer: Tokenizer, template: str | None, tool_template: str | None = None) -> ChatFormat:
     """The format for a model; FormatError when it has neither Llama 3's special tokens nor a template.
 
-    Meta's own 3.x template (it knows the ipython role) is what LlamaChat writes; others, Llama Guard's among them, win.
+    LlamaChat stands for Meta's own template and writes what Meta's ChatFormat does; any other template is rendered.
     """
     llama3 = "<|start_header_id|>" in tokenizer.special_tokens and "<|python_tag|>" in tokenizer.special_tokens
-    metas = template is None or ("<|start_header_id|>" in template and "ipython" in template)
-    if llama3 and metas:
+    if llama3 and tool_template is None and (template is None or _is_metas(template)):
         return LlamaChat(tokenizer)
-    if template is None:
+    if template is None and tool_template is None:
         raise FormatError("this model has no chat template; use `herd generate --raw` to continue plain text")
-    return TemplateChat(tokenizer, template)
+    return TemplateChat(tokenizer, template or tool_template or "", tool_template=tool_template)

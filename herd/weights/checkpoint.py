@@ -19,6 +19,8 @@ if TYPE_CHECKING:  # numpy takes a tenth of a second, which a chat from a GGUF f
     import numpy as np
     from numpy.typing import NDArray
 
+    from herd.text.chat_format import ChatFormat
+
     Bytes = NDArray[np.uint8]
 
 
@@ -100,6 +102,8 @@ class Checkpoint:
     tensors: Mapping[str, StoredTensor]
     load_tokenizer: Callable[[], Tokenizer]
     chat_template: str | None = None
+    tool_template: str | None = None  # serves where tools are offered
+    sampling: Mapping[str, float] = field(default_factory=dict)  # what it recommends, by the names of SamplingParams
     name: str = ""
     files: tuple[Path, ...] = ()
     maps: tuple["MappedFile", ...] = field(default=(), repr=False)
@@ -108,6 +112,12 @@ class Checkpoint:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer beside the weights; FormatError when there is none."""
         return self.load_tokenizer()
+
+    def chat_format(self) -> "ChatFormat":
+        """How the model talks; FormatError for one that only continues text."""
+        from herd.text.chat_format import chat_format
+
+        return chat_format(self.tokenizer, self.chat_template, self.tool_template)
 
     def forget(self) -> None:
         """Give the pages that were read back to the system; they are read anew when used again."""

@@ -20,6 +20,7 @@ from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Declared, Tokenizer
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors
 from herd.weights.choose import part_name, part_of
+from herd.weights.dialog_files import from_metadata, to_metadata
 from herd.weights.gguf_config import config_from_gguf, config_to_gguf
 from herd.weights.names import from_canonical, to_canonical
 
@@ -181,11 +182,10 @@ def open_gguf(path: Path) -> Checkpoint:
     def load_tokenizer() -> Tokenizer:
         return _tokenizer(metadata, where)
 
-    template = metadata.get("tokenizer.chat_template")
     title = metadata.get("general.name")
     return Checkpoint(
         path, "gguf", config, check_tensors(config, tensors, where), load_tokenizer,
-        chat_template=template if isinstance(template, str) else None,
+        **from_metadata(metadata),
         name=title if isinstance(title, str) else path.stem, files=tuple(file.path for file in files), maps=tuple(files),
     )  # fmt: skip
 
@@ -330,8 +330,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         "general.name": checkpoint.name,
         **config_to_gguf(config),
     }
-    if checkpoint.chat_template is not None:
-        values["tokenizer.chat_template"] = checkpoint.chat_template
+    values |= to_metadata(checkpoint)
     try:
         tokenizer = checkpoint.tokenizer
     except NoTokenizerError:

@@ -12,6 +12,7 @@ from typing import Any
 from herd.errors import FormatError, NoTokenizerError, first_line
 from herd.quant.formats import number_format
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, permuted
+from herd.weights.dialog_files import read_dialog, write_dialog
 from herd.weights.files import read_json
 from herd.weights.hf_config import config_from_hf, config_to_hf
 from herd.weights.names import (
@@ -120,7 +121,7 @@ def open_hf(folder: Path) -> Checkpoint:
         tensors[canonical] = tensor
     return Checkpoint(
         folder, "hf", config, check_tensors(config, tensors, str(folder)), lambda: read_tokenizer(folder),
-        chat_template=_template(folder), name=folder.name, files=tuple(paths), maps=tuple(f.file for f in files),
+        name=folder.name, files=tuple(paths), maps=tuple(f.file for f in files), **read_dialog(folder),
     )  # fmt: skip
 
 
@@ -154,18 +155,6 @@ def _weight_files(folder: Path) -> list[Path]:
         if not (folder / name).exists():
             raise FormatError(f"{folder}: {name} is missing; the checkpoint is incomplete, fetch it again")
     return [folder / name for name in names]
-
-
-def _template(folder: Path) -> str | None:
-    if (folder / "chat_template.jinja").exists():
-        return (folder / "chat_template.jinja").read_text(errors="replace")
-    if not (folder / "tokenizer_config.json").exists():
-        return None
-    template = read_json(folder / "tokenizer_config.json").get("chat_template")
-    if isinstance(template, list):
-        named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}
-        template = named.get("default")
-    return template if isinstance(template, str) else None
 
 
 def write_hf(
@@ -262,6 +251,5 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, formats: dict[str, str
         }  # fmt: skip
     with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
         settings |= write_tokenizer(folder, checkpoint.tokenizer, checkpoint.config.context)
-    if checkpoint.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(checkpoint.chat_template)
+    write_dialog(folder, checkpoint)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -7,6 +7,7 @@ from typing import Any
 from herd.errors import FormatError
 from herd.family import SHAPES
 from herd.weights.checkpoint import Checkpoint
+from herd.weights.presets import preset_for
 
 
 def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
@@ -29,6 +30,9 @@ def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
         "formats": {fmt: {"tensors": counts[fmt], "bytes": sizes[fmt]} for fmt in counts},
         "tokenizer": _tokenizer(checkpoint),
         "chat_template": checkpoint.chat_template,
+        "tool_template": checkpoint.tool_template,
+        "recommended_sampling": dict(checkpoint.sampling),
+        "sampling": preset_for(checkpoint).params(),
         "tensors": [
             {"name": name, "shape": list(tensor.shape), "format": tensor.format, "bytes": tensor.nbytes}
             for name, tensor in checkpoint.tensors.items()

@@ -18,6 +18,7 @@ from herd.text.meta import TiktokenTokenizer
 from herd.text.tokenizer import Tokenizer
 from herd.text.tokenizer_json import HFTokenizer
 from herd.weights.checkpoint import Checkpoint, StoredTensor, check_tensors, number, positive_int
+from herd.weights.dialog_files import read_dialog, write_dialog
 from herd.weights.files import read_json
 from herd.weights.pth import PthFile, write_pth
 from herd.weights.sidecars import read_declared, read_tokenizer, write_tokenizer
@@ -63,11 +64,9 @@ def open_meta(folder: Path) -> Checkpoint:
             )
         tensors[name] = _merged(name, [shard.tensor(name) for shard in shards], expected[name], str(folder))
 
-    template = folder / "chat_template.jinja"
     return Checkpoint(
         folder, "meta", config, check_tensors(config, tensors, str(folder)), lambda: _tokenizer(folder),
-        chat_template=template.read_text() if template.exists() else None,
-        name=folder.name, files=tuple(paths), maps=tuple(shard.file for shard in shards),
+        name=folder.name, files=tuple(paths), maps=tuple(shard.file for shard in shards), **read_dialog(folder),
     )  # fmt: skip
 
 
@@ -220,10 +219,9 @@ def write_meta(
     with (folder / "consolidated.00.pth").open("wb") as file:
         write_pth(file, tensors, shared, counted)
     (folder / "params.json").write_text(params_json(config))
-    if checkpoint.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(checkpoint.chat_template)
     with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
         _write_tokenizer(folder, checkpoint.tokenizer, config.context)
+    write_dialog(folder, checkpoint)
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:

@@ -2,7 +2,8 @@
 
 import msgspec
 
-from herd.family import SHAPES, ModelConfig
+from herd.family import SHAPES
+from herd.weights.checkpoint import Checkpoint
 
 
 class Preset(msgspec.Struct, frozen=True):
@@ -11,12 +12,15 @@ class Preset(msgspec.Struct, frozen=True):
     system: str = ""
     temperature: float = 0.6
     top_p: float = 0.9
+    top_k: int = 0
+    min_p: float = 0.0
     repetition_penalty: float = 1.0
     note: str = ""
 
     def params(self) -> dict[str, float]:
         """Its sampling, by the names of SamplingParams."""
-        return {"temperature": self.temperature, "top_p": self.top_p, "repetition_penalty": self.repetition_penalty}
+        names = ("temperature", "top_p", "top_k", "min_p", "repetition_penalty")
+        return {name: getattr(self, name) for name in names}
 
 
 # Meta's generation_config.json for the Llama 3 instruct models says temperature 0.6, top_p 0.9.
@@ -34,9 +38,11 @@ _SMOLLM = Preset(
 )
 
 
-def preset_for(config: ModelConfig) -> Preset:
-    """The preset of a model's shape."""
+def preset_for(checkpoint: Checkpoint) -> Preset:
+    """The preset that was measured for a model's shape, or else the sampling that its files recommend, or else Meta's."""
+    config = checkpoint.config
     if config.vocab == SHAPES["smollm2-135m"].vocab:
         small = config.dim == SHAPES["smollm2-135m"].dim
         return _SMOLLM if small else msgspec.structs.replace(_SMOLLM, note="")
-    return _LLAMA
+    said = checkpoint.sampling
+    return msgspec.structs.replace(_LLAMA, **{"top_p": 1.0 if "temperature" in said else _LLAMA.top_p, **said})

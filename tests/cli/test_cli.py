@@ -178,6 +178,9 @@ def test_inspect_tokenize_models_convert(smollm, tmp_path):
     assert "Q4_1" in run("inspect", "--tensors").stdout
     assert json.loads(run("tokenize", "--ids", "Hello world").stdout) == smollm.tokenizer.encode("Hello world")
     assert run("tokenize", "--count", stdin="Hello world").stdout.strip() == "2"
+    text = "<|im_start|>user"
+    assert json.loads(run("tokenize", "--ids", "--special", text).stdout) == [1, *smollm.tokenizer.encode("user")]
+    assert json.loads(run("tokenize", "--ids", text).stdout) == smollm.tokenizer.encode(text)
     assert "smollm2-135m" in run("models").stdout
     assert run("convert", "smollm2-135m", tmp_path / "f16.gguf", "--format", "F16").returncode == 0
     assert "F16: 2" in run("inspect", tmp_path / "f16.gguf").stdout

@@ -92,3 +92,9 @@ def test_loss_masks_are_transformers(name, library, smollm):
         assert ours.loss_mask == [bool(m) for m in expected["assistant_masks"]]
         counted += sum(ours.loss_mask)
     assert counted > 20
+
+
+def test_the_documents_name_every_template():
+    page = (Path(__file__).parents[2] / "docs/reference/formats.md").read_text()
+    assert f"Of {len(TEMPLATES)} public ones" in page
+    assert all(name in page for name in TEMPLATES)

@@ -290,7 +290,7 @@ from herd.weights.presets import preset_for
 def load(metrics):
     time.sleep(2)
     checkpoint = open_model("smollm2-135m")
-    return Served("m", open_engine(checkpoint), None, preset_for(checkpoint.config), metrics)
+    return Served("m", open_engine(checkpoint), None, preset_for(checkpoint), metrics)
 
 sock = bind("127.0.0.1", 0)
 print(sock.getsockname()[1], flush=True)
