@@ -5,6 +5,7 @@ file and each other, types against what the architecture needs.
 """
 
 import json
+import re
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,16 +19,23 @@ from herd.rotary import llama3_divisors
 from herd.text._bpe import Strings
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Declared, Tokenizer
+from herd.text.vocabulary import GGUF_CONTROL
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors
 from herd.weights.choose import part_name, part_of
 from herd.weights.dialog_files import from_metadata, to_metadata
 from herd.weights.gguf_config import config_from_gguf, config_to_gguf
+from herd.weights.kinds import unlike
 from herd.weights.names import from_canonical, to_canonical
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
 _U16, _I32 = (2, "H"), (5, "i")
 _ALIGNMENT = 32
+_KINDS = {
+    "adapter": "a LoRA adapter",
+    "mmproj": "what a multimodal model sees with",
+    "imatrix": "statistics for quantizing",
+}
 _STOPS_KEY = "herd.stop_token_ids"
 _DECLARED = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding", "unk": "unknown"}
 
@@ -87,9 +95,13 @@ def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, StoredTenso
     """Metadata and the tensors by the file's own names."""
     cursor = _Cursor(file)
     if bytes(file.data[:4]) != b"GGUF":
-        raise FormatError(f"{file.path}: does not start with GGUF; expected a GGUF file")
+        raise unlike(file.path, "a GGUF file")
     cursor.at = 4
     version = cursor.value("I", "version")
+    if version in (2 << 24, 3 << 24):
+        raise FormatError(
+            f"{file.path}: a big-endian GGUF file; herd reads little-endian ones, which gguf's gguf_convert_endian.py makes"
+        )
     if version not in (2, 3):
         raise FormatError(f"{file.path}: GGUF version {version}; herd reads versions 2 and 3, little-endian")
     tensor_count, key_count = cursor.value("Q", "tensor count"), cursor.value("Q", "key count")
@@ -168,6 +180,8 @@ def open_gguf(path: Path) -> Checkpoint:
     """Open a GGUF file of the llama architecture, all its parts if it is split; FormatError otherwise."""
     files, metadata, raw = _read_parts(path)
     where = str(path)
+    if (kind := metadata.get("general.type", "model")) != "model":
+        raise FormatError(f"{where}: holds {_KINDS.get(kind, f'a {kind}')}, which alone is no model")
     rope = raw.pop("rope_freqs.weight", None)
     tensors: dict[str, StoredTensor] = {}
     for name, tensor in raw.items():
@@ -198,6 +212,8 @@ def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
     if model != "gpt2":
         raise FormatError(f"{where}: tokenizer {model!r}; herd reads byte-level BPE vocabularies ('gpt2')")
     lists: dict[str, Any] = {}
+    if prefix + "token_type" not in metadata and isinstance(metadata.get(prefix + "tokens"), Strings):
+        metadata = {**metadata, prefix + "token_type": _types(list(metadata[prefix + "tokens"]), _declared(metadata))}
     for key, kind, what in (
         ("tokens", Strings, "strings"),
         ("token_type", list, "integers"),
@@ -214,6 +230,15 @@ def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
         merges=lists["merges"],
         declared=_declared(metadata),
     )
+
+
+def _types(tokens: list[str], declared: Declared) -> list[int]:
+    """Types of tokens in a file without them: special are those that it declares for a purpose, and <|names|> like theirs."""
+    special = {*declared.stops, declared.bos, declared.pad, declared.unk}
+    return [
+        GGUF_CONTROL if number in special or re.fullmatch(r"<\|[\w.\-]+\|>", token) else 1
+        for number, token in enumerate(tokens)
+    ]
 
 
 def _declared(metadata: dict[str, Any]) -> Declared:

@@ -5,7 +5,8 @@ import itertools
 import json
 import re
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_
 from herd.weights.dialog_files import read_dialog, write_dialog
 from herd.weights.files import read_json
 from herd.weights.hf_config import config_from_hf, config_to_hf
+from herd.weights.kinds import kind_of, lora_adapter, unlike
 from herd.weights.names import (
     from_canonical,
     halves_from_interleaved,
@@ -34,8 +36,12 @@ class SafetensorsFile:
 
     def __init__(self, path: Path) -> None:
         self.file = MappedFile(path)
+        if self.file.size < 8:
+            raise unlike(path, "a safetensors file")
         (length,) = struct.unpack("<Q", self.file.bytes(0, 8, "the header").tobytes())
         if length > _MAX_HEADER or length > self.file.size - 8:
+            if kind_of(path):
+                raise unlike(path, "a safetensors file")
             raise FormatError(f"{path}: damaged safetensors: claims a header of {length:,} bytes")
         try:
             header = json.loads(self.file.bytes(8, length, "the header").tobytes(), object_pairs_hook=_unique)
@@ -103,6 +109,9 @@ def open_hf(folder: Path) -> Checkpoint:
             if name in raw:
                 raise FormatError(f"{file.file.path}: tensor {name} is in another file too")
             raw[name] = tensor
+    raw = _plain_names(raw)
+    if config.tied and _has_head(raw):  # the file says what is tied, not the flag
+        config = replace(config, tied=False)
     tensors: dict[str, StoredTensor] = {}
     for name, tensor in raw.items():
         if name.endswith((".weight_scale", ".input_scale_ub", ".rotary_emb.inv_freq")):
@@ -125,6 +134,27 @@ def open_hf(folder: Path) -> Checkpoint:
     )  # fmt: skip
 
 
+def _plain_names(raw: dict[str, StoredTensor]) -> dict[str, StoredTensor]:
+    """Tensors by the names that LlamaForCausalLM has, of a file saved from a wrapped model or from the model inside."""
+    for wrapper in ("_orig_mod.", "module."):
+        if all(name.startswith(wrapper) for name in raw):
+            raw = {name.removeprefix(wrapper): tensor for name, tensor in raw.items()}
+    if "embed_tokens.weight" not in raw:
+        return raw
+    return {name if name.startswith(("lm_head.", "score.")) else f"model.{name}": raw[name] for name in raw}
+
+
+def _has_head(raw: Mapping[str, StoredTensor]) -> bool:
+    """Whether a file has an output head of its own, other than a copy of the embedding."""
+    head, embedding = raw.get("lm_head.weight"), raw.get("model.embed_tokens.weight")
+    if head is None or embedding is None:
+        return head is not None
+    if (head.format, head.shape) != (embedding.format, embedding.shape):
+        return True
+    parts = ((i, min(i + 4096, head.row_count)) for i in range(0, head.row_count, 4096))
+    return any((head.rows(a, b) != embedding.rows(a, b)).any() for a, b in parts)
+
+
 def _scaled(tensor: StoredTensor, scale: StoredTensor | None, name: str, where: str) -> StoredTensor:
     if (
         scale is None
@@ -144,7 +174,13 @@ def _weight_files(folder: Path) -> list[Path]:
     if (folder / "model.safetensors").exists():
         return [folder / "model.safetensors"]
     if not index.exists():
-        raise FormatError(f"{folder}: no model.safetensors and no model.safetensors.index.json")
+        if (folder / "adapter_config.json").exists():
+            raise lora_adapter(folder)
+        others = sorted(
+            path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".h5", ".onnx")
+        )
+        found = f"; found {', '.join(others[:3])}, which herd does not read: save it as safetensors" if others else ""
+        raise FormatError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
         raise FormatError(f"{index}: weight_map is missing; expected tensor names and their files")

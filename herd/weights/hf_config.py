@@ -12,6 +12,7 @@ from herd.rotary import RopeScaling, yarn_gain
 from herd.weights.checkpoint import number, positive_int
 
 _GENERATES, _CLASSIFIES = "LlamaForCausalLM", "LlamaForSequenceClassification"
+_INSIDE = "LlamaModel"  # saved without the head, which a tied one does not need
 _ORIGINAL = "original_max_position_embeddings"
 _TORCH_NAMES = {"F32": "float32", "F16": "float16", "BF16": "bfloat16", "F8_E4M3": "bfloat16"}
 
@@ -46,7 +47,7 @@ def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
     """A `config.json` as a shape; FormatError naming the first feature outside the Llama architecture."""
     architectures = settings.get("architectures") or []
     model_type = settings.get("model_type")
-    if model_type != "llama" or (architectures and not {_GENERATES, _CLASSIFIES} & set(architectures)):
+    if model_type != "llama" or (architectures and not {_GENERATES, _CLASSIFIES, _INSIDE} & set(architectures)):
         raise FormatError(
             f"{where}: model_type {model_type!r}, architectures {architectures}; herd runs {_GENERATES} and {_CLASSIFIES}"
         )

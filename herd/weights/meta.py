@@ -20,6 +20,7 @@ from herd.text.tokenizer_json import HFTokenizer
 from herd.weights.checkpoint import Checkpoint, StoredTensor, check_tensors, number, positive_int
 from herd.weights.dialog_files import read_dialog, write_dialog
 from herd.weights.files import read_json
+from herd.weights.kinds import is_sentencepiece, unlike
 from herd.weights.pth import PthFile, write_pth
 from herd.weights.sidecars import read_declared, read_tokenizer, write_tokenizer
 
@@ -41,6 +42,10 @@ def open_meta(folder: Path) -> Checkpoint:
     """Open a folder with `params.json` and `consolidated.*.pth`; FormatError when it is not whole."""
     params = read_json(folder / "params.json")
     paths = sorted(p for p in folder.iterdir() if re.fullmatch(r"consolidated\.\d\d\.pth", p.name))
+    if not paths and (folder / "consolidated.safetensors").exists():
+        raise FormatError(
+            f"{folder}: consolidated.safetensors is Mistral's own layout; fetch the same model's Hugging Face files"
+        )
     if not 1 <= len(paths) <= 16 or [int(p.name[13:15]) for p in paths] != list(range(len(paths))):
         raise FormatError(
             f"{folder}: found {len(paths)} consolidated.NN.pth; expected all of 1 to 16 shards numbered from 00"
@@ -74,6 +79,9 @@ def _tokenizer(folder: Path) -> Tokenizer:
     """Meta's `tokenizer.model`, or a `tokenizer.json`, with what files beside it declare, if there are any."""
     if not (folder / "tokenizer.model").exists():
         return read_tokenizer(folder)
+    with (folder / "tokenizer.model").open("rb") as file:
+        if is_sentencepiece(file.read(64)):
+            raise unlike(folder / "tokenizer.model", "Llama 3's")
     tokenizer = TiktokenTokenizer.from_file(folder / "tokenizer.model")
     if not (folder / "tokenizer_config.json").exists():
         return tokenizer
@@ -104,8 +112,10 @@ def _config(params: dict[str, Any], shards: list[PthFile], where: str) -> ModelC
         )
     output = shards[0].tensors.get("output.weight")
     score = shards[0].tensors.get("score.weight")
+    # One storage may hold all tensors; the same weights are the same part of it, in every shard.
     tied = score is None and (
-        output is None or output.storage.key == shards[0].tensors["tok_embeddings.weight"].storage.key
+        output is None
+        or all(shard.tensors.get("output.weight") == shard.tensors["tok_embeddings.weight"] for shard in shards)
     )
     return ModelConfig(
         layers=layers,

@@ -6,6 +6,7 @@ from herd.errors import FormatError
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.choose import gguf_models
 from herd.weights.gguf import open_gguf
+from herd.weights.kinds import kind_of, lora_adapter, unlike
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
@@ -16,6 +17,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
     if path.is_file():
         if path.suffix in (".safetensors", ".pth"):
             return open_checkpoint(path.parent)
+        if path.suffix != ".gguf" and kind_of(path) != "a GGUF file":
+            raise unlike(path, "a .gguf file or a folder of weights")
         return open_gguf(path)
     if not path.is_dir():
         raise FormatError(f"{path}: no such file or folder; give a .gguf file or a folder of weights")
@@ -23,6 +26,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         from herd.weights.meta import open_meta
 
         return open_meta(path)
+    if (path / "adapter_config.json").exists() and not (path / "config.json").exists():
+        raise lora_adapter(path)
     if (path / "config.json").exists():
         from herd.weights.hf import open_hf
 

@@ -20,6 +20,7 @@ _STORAGES = {
     "FloatStorage": "F32", "HalfStorage": "F16", "BFloat16Storage": "BF16", "Float8_e4m3fnStorage": "F8_E4M3",
 }  # fmt: skip
 _STORAGE_NAMES = {fmt: name for name, fmt in _STORAGES.items()}
+_WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 _MAX_PICKLE = 64 << 20
 _MAX_ITEMS = 10_000_000
 
@@ -139,8 +140,8 @@ class _Machine:
         if not isinstance(target, dict):
             raise ValueError("items set on something that is no dictionary")
         for key, value in zip(items[::2], items[1::2], strict=True):
-            if not isinstance(key, str):
-                raise ValueError("a dictionary's key is not a string")
+            if not isinstance(key, str | int):
+                raise ValueError("a dictionary's key is neither text nor a number")
             target[key] = value
 
     def op_setitem(self, _: object) -> None:
@@ -239,10 +240,7 @@ class PthFile:
             raise FormatError(
                 f"{where}: not a .pth file of torch 1.6 or newer, or damaged ({first_line(error)}); fetch it again"
             ) from error
-        found = _Machine(where).run(data)
-        if not isinstance(found, dict) or not all(isinstance(value, PickledTensor) for value in found.values()):
-            raise FormatError(f"{where}: does not hold a dictionary of tensors")
-        self.tensors: dict[str, PickledTensor] = found
+        self.tensors = _tensors(_Machine(where).run(data), where)
         self._prefix = pickle.removesuffix("data.pkl") + "data/"
         self._infos = infos
 
@@ -262,6 +260,27 @@ class PthFile:
         if stored.storage.elements * element > info.file_size:
             raise FormatError(f"{where}: its storage is shorter than the pickle says; the file is damaged")
         return self.file.tensor(stored.storage.format, stored.shape, start + stored.offset * element, f"tensor {name}")
+
+
+def _tensors(found: Any, where: str) -> dict[str, PickledTensor]:
+    """The dictionary of tensors that a pickle holds, as it is or as the only one under a name that trainers use."""
+    if _all_tensors(found):
+        return dict(found)
+    inside = [key for key in _WRAPPERS if isinstance(found, dict) and _all_tensors(found.get(key))]
+    if len(inside) == 1:
+        return dict(found[inside[0]])
+    keys = ", ".join(map(str, list(found)[:8])) if isinstance(found, dict) else type(found).__name__
+    raise FormatError(
+        f"{where}: expected a dictionary of tensors, or one under one of {', '.join(_WRAPPERS)}; found {keys or 'nothing'}"
+    )
+
+
+def _all_tensors(found: Any) -> bool:
+    return (
+        isinstance(found, dict)
+        and bool(found)
+        and all(isinstance(key, str) and isinstance(value, PickledTensor) for key, value in found.items())
+    )
 
 
 def write_pth(

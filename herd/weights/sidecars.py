@@ -11,6 +11,7 @@ from herd.errors import NoTokenizerError
 from herd.text.tokenizer import Declared, Tokenizer
 from herd.text.tokenizer_json import HFTokenizer
 from herd.weights.files import read_json
+from herd.weights.kinds import unlike
 
 _NAMED = ("bos", "eos", "eot", "eom", "pad", "unk")  # `bos_token` in tokenizer_config.json, `bos_token_id` elsewhere
 
@@ -18,6 +19,8 @@ _NAMED = ("bos", "eos", "eot", "eom", "pad", "unk")  # `bos_token` in tokenizer_
 def read_tokenizer(folder: Path) -> HFTokenizer:
     """The tokenizer of a Hugging Face folder, with what the files beside it declare."""
     path = folder / "tokenizer.json"
+    if not path.exists() and (folder / "tokenizer.model").exists():
+        raise unlike(folder / "tokenizer.model", "a tokenizer.json, which AutoTokenizer's save_pretrained writes")
     if not path.exists():
         raise NoTokenizerError(f"{folder}: no tokenizer.json; put the model's tokenizer beside its weights")
     spec = read_json(path)

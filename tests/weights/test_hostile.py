@@ -170,7 +170,7 @@ def string(text: bytes) -> bytes:
             "overlaps",
         ),
         (b"GGUF" + struct.pack("<IQQ", 1, 0, 0), "version 1"),
-        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "version"),
+        (b"GGUF" + struct.pack(">IQQ", 3, 0, 0), "big-endian"),
         (b"", "GGUF|truncated"),
         (b"PK\3\4", "GGUF"),
     ],
