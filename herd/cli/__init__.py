@@ -26,6 +26,7 @@ COMMANDS = {
     "perplexity": "Measure how well a model predicts a text.",
     "arena": "Blind votes between models, and the ranking they give.",
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
+    "train": "Train a model by a recipe, or go on with a run.",
     "runs": "List long work and compare its results.",
 }
 

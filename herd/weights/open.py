@@ -10,7 +10,7 @@ from herd.weights.kinds import kind_of, lora_adapter, unlike
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """A GGUF file, or a folder of Meta's or Hugging Face's files, or a folder with one GGUF model in it.
+    """A GGUF file, or a folder of Meta's or Hugging Face's files, or with one GGUF model in it, or a training run.
 
     Raises FormatError naming what was found and what was expected.
     """
@@ -22,6 +22,10 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return open_gguf(path)
     if not path.is_dir():
         raise FormatError(f"{path}: no such file or folder; give a .gguf file or a folder of weights")
+    if (path / "run.json").exists():
+        from herd.weights.run import open_run
+
+        return open_run(path)
     if (path / "params.json").exists():
         from herd.weights.meta import open_meta
 

@@ -1,0 +1,139 @@
+"""Train a model by a recipe, or go on with a run. Ctrl-C saves and stops; the same command goes on.
+
+\b
+Examples:
+  herd train recipes/tiny-pretrain.toml
+  herd train recipes/gsm8k-sft.toml --set schedule.steps=20 --out try
+  herd train runs/tiny-pretrain                 # go on where it was
+  herd train recipes/gsm8k-sft.toml --show-batch
+"""
+
+import signal
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from herd.cli.common import PATH, open_model
+from herd.errors import ConfigError, MissingDependencyError
+
+if TYPE_CHECKING:
+    from herd.train.recipe import Recipe
+
+
+@click.command(help=__doc__)
+@click.argument("recipe", type=PATH, help="A recipe (.toml), or the folder of a run.")
+@click.option("--out", type=PATH, help="The run's folder. Default: runs/ and the recipe's name.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: schedule.steps=20.")
+@click.option(
+    "--show-batch", is_flag=True, help="Print the first batch, coloured by what counts in the loss, and stop."
+)
+@click.option("--dry-run", is_flag=True, help="Check everything, say what memory a step needs, and stop.")
+def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch: bool, dry_run: bool) -> None:
+    from herd.train.recipe import resolve
+
+    if not recipe.exists():
+        raise ConfigError(f"{recipe}: no such recipe; give a .toml file, or a run's folder to go on with it")
+    asked = resolve(recipe, dict(_setting(change) for change in changes))
+    try:
+        from herd.train.run import train
+    except ImportError as error:
+        raise MissingDependencyError("training needs torch; install it: pip install 'llama-herd[torch]'") from error
+    if show_batch or dry_run:
+        _look(asked.recipe, asked.folder, show_batch)
+        return
+    stopping = _Stop()
+    folder, done = train(asked, out or Path("runs") / recipe.stem, open_model, _Lines(), stopping, sys.argv)
+    print(
+        f"{folder}: done; talk with it: herd chat {folder}" if done else f"{folder}: saved; go on: herd train {folder}"
+    )
+    if not done:
+        sys.exit(130)
+
+
+def _setting(change: str) -> tuple[str, str]:
+    key, equals, value = change.partition("=")
+    if not equals:
+        raise ConfigError(f"--set {change}: expected KEY=VALUE, as in schedule.steps=20")
+    return key, value
+
+
+def _look(recipe: "Recipe", folder: Path, show_batch: bool) -> None:
+    from rich.console import Console
+
+    from herd.train.dry_run import needs
+    from herd.train.open import open_recipe
+    from herd.train.packing import Packer, collate
+    from herd.train.show import show_batch as shown
+
+    opened = open_recipe(recipe, folder, open_model)
+    console = Console()
+    if show_batch:
+        length, _ = recipe.at(0)
+        packer = Packer(opened.sources, recipe.seed)
+        batch = collate(opened.sources, [packer.row(length) for _ in range(recipe.batch.rows)], length)
+        names = [opened.sources[piece.source].names(piece.sample) for piece in batch.pieces]
+        console.print(shown(batch, opened.tokenizer, names))
+        return
+    for name, value in needs(opened).items():
+        console.print(f"{name:24} {value}", highlight=False)
+
+
+class _Stop:
+    """True after Ctrl-C or a polite kill; a second Ctrl-C ends at once."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, *_: Any) -> None:
+        if self.asked:
+            raise KeyboardInterrupt
+        self.asked = True
+        print("saving after this step ...", file=sys.stderr)
+
+    def __call__(self) -> bool:
+        return self.asked
+
+
+class _Lines:
+    """What is logged, for people, on standard error: a line in place on a terminal, one every ten seconds elsewhere."""
+
+    def __init__(self) -> None:
+        self._steps, self._first, self._began, self._last = 0, 0, time.monotonic(), 0.0
+
+    def __call__(self, values: dict[str, Any]) -> None:
+        terminal = sys.stderr.isatty()
+        event = values["event"]
+        if event == "start":
+            self._steps, self._first, self._began = values["steps"], values["step"], time.monotonic()
+            print(f"{values['steps']} steps in {values['dtype']}", file=sys.stderr)
+        elif event == "source":
+            dropped = f", {values['dropped']:,} too long and left out" if values["dropped"] else ""
+            print(
+                f"{values['source']}: {values['samples']:,} samples, {values['tokens']:,} tokens{dropped}",
+                file=sys.stderr,
+            )
+        elif event == "validation":
+            print(
+                ("\r\033[K" if terminal else "")
+                + f"step {values['step']}  {values['source']}: loss {values['loss']:.4f}",
+                file=sys.stderr,
+            )
+        elif event == "step":
+            now = time.monotonic()
+            if not terminal and now - self._last < 10 and values["step"] < self._steps:
+                return
+            self._last = now
+            left = (now - self._began) / max(1, values["step"] - self._first) * (self._steps - values["step"])
+            speed = values["count"] / values["seconds"] if values["seconds"] else 0.0
+            line = (
+                f"step {values['step']}/{self._steps}  loss {values['loss']:.4f}  norm {values['norm']:.2f}  "
+                f"rate {values['rate']:.2e}  {speed:,.0f} {'tokens' if values['count'] > 512 else 'units'}/s  {left / 60:.0f} min left"
+            )
+            print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
+            if terminal and values["step"] == self._steps:
+                print(file=sys.stderr)

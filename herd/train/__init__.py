@@ -1,0 +1,1 @@
+"""Training: one trainer, objectives, samples and their packing, checkpoints that resume exactly. See docs/explanation/training.md."""

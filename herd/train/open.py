@@ -1,0 +1,256 @@
+"""A recipe -> a trainer: its model, its data, its objective, where it was."""
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from herd.errors import ConfigError
+from herd.family import ModelConfig, shape
+from herd.model.llama import Transformer
+from herd.model.load import from_checkpoint, load_weights
+from herd.text.tokenizer import Tokenizer
+from herd.train.checkpoint import Keeper, load, newest
+from herd.train.lora import add_adapters
+from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward, answer_logprobs
+from herd.train.packing import Batch, Packer, collate
+from herd.train.recipe import Model, Recipe, Source
+from herd.train.samples import Corpus, read_source
+from herd.train.trainer import Log, Trainer, in_order, make_optimizer
+from herd.weights.checkpoint import Checkpoint
+
+Find = Callable[[str], Checkpoint]
+"""The checkpoint of a path or a name."""
+
+
+@dataclass
+class Opened:
+    """What a recipe asks for, before anything is trained."""
+
+    recipe: Recipe
+    config: ModelConfig
+    start: Checkpoint | None
+    tokenizer: Tokenizer
+    template: str | None
+    sources: list[Corpus]
+    validation: list[Corpus]
+
+    @property
+    def steps(self) -> int:
+        """Steps of the run."""
+        if self.recipe.schedule.steps is not None:
+            return self.recipe.schedule.steps
+        wanted = (self.recipe.schedule.epochs or 0) * sum(source.tokens for source in self.sources)
+        steps = seen = 0
+        while seen < wanted:
+            length, rows = self.recipe.at(seen)
+            seen += length * rows
+            steps += 1
+        return max(1, steps)
+
+
+def open_recipe(recipe: Recipe, folder: Path, find: Find) -> Opened:
+    """Find the model and read the data; paths are from `folder`, where the recipe lies."""
+    recipe.check()
+    start, tokenizer, template = None, None, None
+    if recipe.model.start is not None:
+        start = find(recipe.model.start)
+        tokenizer, template, config = start.tokenizer, start.chat_template, start.config
+    else:
+        tokenizer = _tokenizer(recipe.model, folder, find)
+        config = _shape(recipe.model, tokenizer.vocab_size)
+    if recipe.objective == "reward":
+        config = replace(config, classes=1, tied=False)
+    if recipe.data.length > config.context:
+        raise ConfigError(f"data.length is {recipe.data.length}; the model's context is {config.context}")
+
+    def read(sources: Sequence[Source]) -> list[Corpus]:
+        return [
+            read_source(
+                source, folder / source.path, tokenizer, template, recipe.data.length,
+                plain_answers=recipe.objective == "dpo", whole=recipe.objective == "reward",
+            )
+            for source in sources
+        ]  # fmt: skip
+
+    return Opened(recipe, config, start, tokenizer, template, read(recipe.data.sources), read(recipe.data.validation))
+
+
+def _tokenizer(model: Model, folder: Path, find: Find) -> Tokenizer:
+    from herd.weights.sidecars import read_tokenizer
+
+    name = model.tokenizer or ""
+    path = folder / name
+    return read_tokenizer(path) if (path / "tokenizer.json").exists() else find(name).tokenizer
+
+
+def _shape(model: Model, vocab: int) -> ModelConfig:
+    import msgspec
+
+    if isinstance(model.shape, str):
+        return replace(shape(model.shape), vocab=vocab)
+    values = {"vocab": vocab, **(model.shape or {})}
+    names = ModelConfig.__dataclass_fields__
+    if unknown := sorted(set(values) - set(names)):
+        raise ConfigError(f"model.shape: unknown key {unknown[0]}; expected one of {', '.join(names)}")
+    try:
+        return msgspec.convert(values, ModelConfig)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"model.shape: {error}") from error
+
+
+def make_model(opened: Opened) -> Transformer:
+    """The model to train, in float32: the checkpoint's weights or fresh ones, adapters beside them where they are wanted."""
+    recipe = opened.recipe
+    generator = torch.Generator().manual_seed(recipe.seed)
+    if opened.start is None:
+        with torch.device("meta"):
+            model = Transformer(opened.config)
+        model.materialize("cpu", torch.float32)
+        model.init_weights(generator)
+    elif opened.config.classes and not opened.start.config.classes:
+        with torch.device("meta"):
+            model = Transformer(opened.config)
+        model.materialize("cpu", torch.float32)
+        assert model.score is not None
+        with torch.no_grad():
+            model.score.weight.normal_(0.0, 1 / (opened.config.dim + 1) ** 0.5, generator=generator)
+        tensors = {**opened.start.tensors, "score.weight": _stored(model.score.weight)}
+        load_weights(model, tensors)
+    else:
+        model = from_checkpoint(opened.config, opened.start.tensors, torch.float32)
+    if recipe.lora is not None:
+        add_adapters(model, recipe.lora, generator)
+        if model.score is not None:
+            raise ConfigError("lora: adapters and a new head of classes together are not built yet; leave lora out")
+    if recipe.recompute:
+        recompute_layers(model)
+    return model
+
+
+def _stored(tensor: Tensor) -> Any:
+    from herd.weights.checkpoint import StoredTensor
+
+    return StoredTensor.of(tensor.detach().numpy())
+
+
+def recompute_layers(model: Transformer) -> None:
+    """Keep only each layer's input for the backward pass, and compute the rest again there."""
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    for name, block in list(model.layers.items()):
+        model.layers[name] = checkpoint_wrapper(block)
+
+
+def make_trainer(
+    opened: Opened, find: Find, run: Path | None, log: Log, stop: Callable[[], bool] = lambda: False
+) -> Trainer:
+    """The trainer of a recipe, where its run is (at its newest whole state) or at the beginning."""
+    recipe = opened.recipe
+    model = make_model(opened)
+    optimizer = make_optimizer(model, recipe)
+    objective = _objective(opened, model, find, run)
+    keeper = None if run is None else Keeper(run, recipe.checkpoints.keep)
+    also: dict[str, Any] = {}
+    if recipe.lora is not None and opened.start is not None:
+        also = {"base": str(opened.start.path.resolve()), "scale": recipe.lora.alpha / recipe.lora.rank}
+    trainer = Trainer(
+        model, Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype_of(recipe.model),
+        keeper, also, Packer(opened.validation, 0) if opened.validation else None, stop,
+    )  # fmt: skip
+    found = None if run is None else newest(run)
+    if found is not None:
+        folder, state = found
+        load(folder, state, model, optimizer)
+        trainer.progress.step, trainer.progress.updates, trainer.progress.tokens = (
+            state.step,
+            state.updates,
+            state.tokens,
+        )
+        trainer.packer.restore(state.loader)
+    return trainer
+
+
+def dtype_of(model: Model) -> torch.dtype:
+    """What products are computed in; `auto` is bfloat16 where a short trial is faster in it."""
+    if model.dtype != "auto":
+        return torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
+    times = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        a = torch.ones(384, 384, dtype=dtype)
+        trials = []
+        for _ in range(6):
+            began = time.perf_counter()
+            a @ a
+            trials.append(time.perf_counter() - began)
+        times[dtype] = min(trials)
+    return torch.bfloat16 if times[torch.bfloat16] < 0.8 * times[torch.float32] else torch.float32
+
+
+def _objective(opened: Opened, model: Transformer, find: Find, run: Path | None) -> Objective:
+    recipe = opened.recipe
+    if recipe.objective == "dpo":
+        known = reference_logprobs(opened, model, run)
+        return DPO(known, recipe.preference.beta, recipe.preference.nll)
+    if recipe.objective == "reward":
+        return Reward()
+    if recipe.distil is not None and recipe.objective == "distil":
+        teacher = find(recipe.distil.teacher)
+        if teacher.config.vocab != opened.config.vocab:
+            raise ConfigError(
+                f"distil.teacher has a vocabulary of {teacher.config.vocab:,}; the student's is {opened.config.vocab:,}"
+            )
+        taught = from_checkpoint(teacher.config, teacher.tensors, torch.float32).requires_grad_(False)
+        settings = recipe.distil
+        return Distillation(taught, settings.weight, settings.data_weight, settings.temperature)
+    return NextToken()
+
+
+@torch.no_grad()
+def reference_logprobs(opened: Opened, model: Transformer, run: Path | None) -> Callable[[Batch], Tensor]:
+    """The frozen model's log-probability of every answer, computed once and kept in the run by what it was computed from."""
+    corpora = [*opened.sources, *opened.validation]
+    digest = hashlib.sha256(repr((opened.config, opened.recipe.data.length)).encode())
+    for array in [a for c in corpora for a in (c.ids, c.offsets, c.mask)]:
+        digest.update(np.ascontiguousarray(array).data if array is not None else b"all")
+    for parameter in model.parameters():
+        digest.update(parameter.detach().numpy().data)
+    path = None if run is None else run / f"reference-{digest.hexdigest()[:16]}.npy"
+    if path is not None and path.exists():
+        flat = np.load(path)
+    else:
+        found = []
+        model.eval()
+        for i, corpus in enumerate(corpora):
+            for rows in in_order(corpus, i, opened.recipe.data.length):
+                batch = collate(corpora, rows, opened.recipe.data.length)
+                found.append(answer_logprobs(model, batch)[batch.owner >= 0].numpy())
+        flat = np.concatenate(found)
+        if path is not None:
+            from herd.atomic import atomic_file
+
+            with atomic_file(path) as temporary, temporary.open("wb") as file:
+                np.save(file, flat)
+    counts = [len(corpus.offsets) - 1 for corpus in corpora]
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    of_training = len(opened.sources)
+
+    def reference(batch: Batch) -> Tensor:
+        # validation batches number their sources from 0 again
+        shift = 0 if model.training else of_training
+        values = torch.zeros(len(batch.owner))
+        known = [
+            flat[starts[piece.source + shift] + d]
+            for piece in batch.pieces
+            for d in range(*corpora[piece.source + shift].groups[piece.sample : piece.sample + 2])
+        ]
+        values[batch.owner >= 0] = torch.tensor(np.array(known, np.float32))
+        return values
+
+    return reference

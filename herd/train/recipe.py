@@ -1,0 +1,228 @@
+"""What a recipe says: every setting of a training run, checked before anything is read. See docs/how-to/train.md."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import msgspec
+
+from herd.config import read
+from herd.errors import ConfigError
+from herd.runs import Run
+
+Objective = Literal["next-token", "dpo", "reward", "distil"]
+Kind = Literal["text", "messages", "pairs", "ranked"]
+NEEDED: dict[str, tuple[Kind, ...]] = {
+    # objective -> kinds of samples it learns from
+    "next-token": ("text", "messages"), "distil": ("text", "messages"), "dpo": ("pairs",), "reward": ("pairs", "ranked"),
+}  # fmt: skip
+
+
+class Section(msgspec.Struct, frozen=True, kw_only=True):
+    """A part of a recipe."""
+
+
+class Model(Section, frozen=True, kw_only=True):
+    """What is trained: `start` is a checkpoint by path or name; or a `shape` by name or by its numbers is begun anew, with the
+    `tokenizer` of a folder or of a pulled model.
+
+    `vocab` of a new shape comes from its tokenizer. `dtype`: float32, bfloat16 (products in bfloat16, weights kept in
+    float32), or auto: bfloat16 where this machine computes faster in it.
+    """
+
+    start: str | None = None
+    shape: str | dict[str, Any] | None = None
+    tokenizer: str | None = None
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+
+
+class Source(Section, frozen=True, kw_only=True):
+    """Samples from a file (or a folder of text files), drawn in proportion to `weight`, in tokens.
+
+    `long`: what becomes of a dialog longer than a row. Text is always cut where a row ends and goes on in the next.
+    """
+
+    path: str
+    kind: Kind = "text"
+    weight: float = 1.0
+    name: str = ""
+    long: Literal["drop", "cut"] = "drop"
+
+
+class Data(Section, frozen=True, kw_only=True):
+    """`sources` to learn from, `validation` to measure with; rows are `length` tokens."""
+
+    sources: tuple[Source, ...]
+    validation: tuple[Source, ...] = ()
+    length: int = 1024
+
+
+class Stage(Section, frozen=True, kw_only=True):
+    """From `after` tokens on: rows of `length`, steps of `tokens`."""
+
+    after: int
+    length: int | None = None
+    tokens: int | None = None
+
+
+class Batch(Section, frozen=True, kw_only=True):
+    """`tokens` a step over all processes, computed `rows` packed rows at a time by each; `stages` change both as training goes on."""
+
+    tokens: int = 8192
+    rows: int = 1
+    stages: tuple[Stage, ...] = ()
+
+
+class Schedule(Section, frozen=True, kw_only=True):
+    """How long and how fast: `steps`, or `epochs` over all sources. The rate rises over `warmup` steps to `peak` and falls
+    by `decay` to `final` (constant: only over the last `anneal` steps, linearly).
+    """
+
+    steps: int | None = None
+    epochs: float | None = None
+    peak: float
+    final: float = 0.0
+    warmup: int = 0
+    decay: Literal["cosine", "linear", "constant"] = "cosine"
+    anneal: int = 0
+
+
+class Optimizer(Section, frozen=True, kw_only=True):
+    """AdamW with decoupled decay of matrices (Loshchilov and Hutter, arXiv 1711.05101); gradients are clipped to norm `clip`.
+
+    `nonfinite`: what a step whose gradient is not finite does: stop the run, or be skipped.
+    """
+
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    decay: float = 0.1
+    clip: float = 1.0
+    nonfinite: Literal["stop", "skip"] = "stop"
+
+
+class Lora(Section, frozen=True, kw_only=True):
+    """Low-rank adapters beside the named matrices, which stay as they are (arXiv 2106.09685)."""
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"], ...] = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
+
+
+class Preference(Section, frozen=True, kw_only=True):
+    """DPO (arXiv 2305.18290): `beta`, and `nll` times the chosen answers' loss a target token, as Llama 3 adds it."""
+
+    beta: float = 0.1
+    nll: float = 0.2
+
+
+class Distil(Section, frozen=True, kw_only=True):
+    """Learn from a `teacher` (a checkpoint with the same vocabulary): `weight` of its divergence beside the data's own loss."""
+
+    teacher: str
+    weight: float = 1.0
+    data_weight: float = 0.0
+    temperature: float = 1.0
+
+
+class Keep(Section, frozen=True, kw_only=True):
+    """Checkpoints `every` so many steps (0: only at the end), the last `keep` of them; those that are averaged are kept too."""
+
+    every: int = 0
+    keep: int = 2
+
+
+class Recipe(Section, frozen=True, kw_only=True):
+    """One training run. `recompute` gives up the activations of layers and computes them again when they are needed."""
+
+    objective: Objective = "next-token"
+    seed: int = 0
+    model: Model
+    data: Data
+    batch: Batch = Batch()
+    schedule: Schedule
+    optimizer: Optimizer = Optimizer()
+    lora: Lora | None = None
+    preference: Preference = Preference()
+    distil: Distil | None = None
+    checkpoints: Keep = Keep()
+    validate_every: int = 0
+    recompute: bool = False
+
+    def check(self) -> "Recipe":
+        """The recipe; ConfigError naming the first key that cannot be."""
+        for key, value, low in (
+            ("data.length", self.data.length, 2), ("batch.tokens", self.batch.tokens, 2), ("batch.rows", self.batch.rows, 1),
+            ("schedule.warmup", self.schedule.warmup, 0), ("schedule.anneal", self.schedule.anneal, 0),
+            ("schedule.peak", self.schedule.peak, 0), ("optimizer.clip", self.optimizer.clip, 1e-9),
+            ("optimizer.decay", self.optimizer.decay, 0), ("checkpoints.keep", self.checkpoints.keep, 1),
+            ("checkpoints.every", self.checkpoints.every, 0), ("validate_every", self.validate_every, 0),
+        ):  # fmt: skip
+            if not value >= low:
+                raise ConfigError(f"{key} is {value}; expected {low:g} or more")
+        if (self.schedule.steps is None) == (self.schedule.epochs is None):
+            raise ConfigError("schedule: give either steps or epochs")
+        if (self.model.start is None) == (self.model.shape is None):
+            raise ConfigError("model: give either start (a checkpoint) or shape (to begin anew)")
+        if self.model.shape is not None and self.model.tokenizer is None:
+            raise ConfigError("model.tokenizer is missing; a new model needs one: herd train-tokenizer makes it")
+        if self.objective == "distil" and self.distil is None:
+            raise ConfigError("distil.teacher is missing; name the checkpoint to learn from")
+        if self.lora is not None and self.model.start is None:
+            raise ConfigError("lora: adapters need a model to adapt; give model.start")
+        if self.lora is not None and not (self.lora.rank > 0 and 0 <= self.lora.dropout < 1 and self.lora.targets):
+            raise ConfigError(f"lora: rank {self.lora.rank}, dropout {self.lora.dropout}, {len(self.lora.targets)} targets; "
+                              "expected a rank above 0, a dropout below 1 and one target or more")  # fmt: skip
+        for i, source in enumerate((*self.data.sources, *self.data.validation)):
+            if source.kind not in NEEDED[self.objective]:
+                raise ConfigError(
+                    f"data: source {source.name or source.path} is of kind {source.kind}; "
+                    f"{self.objective} learns from {' or '.join(NEEDED[self.objective])}"
+                )
+            if not source.weight > 0 and i < len(self.data.sources):
+                raise ConfigError(f"data: source {source.path} has weight {source.weight}; expected a number above 0")
+        for length, tokens in [(self.data.length, self.batch.tokens), *self.stages()]:
+            if tokens % length:
+                near = max(length, round(tokens / length) * length)
+                raise ConfigError(f"batch.tokens {tokens} is no whole number of rows of {length}; {near} would do")
+        return self
+
+    def stages(self) -> list[tuple[int, int]]:
+        """(length, tokens) of each stage."""
+        found, length, tokens = [], self.data.length, self.batch.tokens
+        for stage in self.batch.stages:
+            length, tokens = stage.length or length, stage.tokens or tokens
+            found.append((length, tokens))
+        return found
+
+    def at(self, seen: int) -> tuple[int, int]:
+        """(length of a row, rows of a step) after `seen` tokens."""
+        length, tokens = self.data.length, self.batch.tokens
+        for stage, shape in zip(self.batch.stages, self.stages(), strict=True):
+            if seen >= stage.after:
+                length, tokens = shape
+        return length, tokens // length
+
+
+BESIDE = "paths.json"
+"""Where a run remembers from which folder its recipe's paths are read."""
+
+
+class Asked(NamedTuple):
+    """A recipe, the folder that its paths start from, and its run if there is one already."""
+
+    recipe: Recipe
+    folder: Path
+    run: Run | None
+
+
+def resolve(path: Path, flags: Mapping[str, Any]) -> Asked:
+    """A recipe's file or a run's folder -> the recipe, the folder that its paths start from, and the run if there is one."""
+    if path.is_dir():
+        if any(value is not None for value in flags.values()):
+            raise ConfigError(f"{path}: a run goes on with the recipe it was made with; leave --set out")
+        run = Run.open(path, "train")
+        return Asked(read(Recipe, run.recipe).check(), Path(json.loads((path / BESIDE).read_text())["folder"]), run)
+    return Asked(read(Recipe, path, flags).check(), path.parent.resolve(), None)

@@ -1,0 +1,73 @@
+"""Training as a run: a folder that is made once, holds everything, and goes on where it was."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import herd
+from herd.config import dump
+from herd.errors import ConfigError
+from herd.runs import Run
+from herd.train.open import Find, Opened, make_trainer, open_recipe
+from herd.train.recipe import BESIDE
+from herd.weights.hf import config_to_hf
+from herd.weights.sidecars import write_tokenizer
+
+Show = Callable[[dict[str, Any]], None]
+
+
+def make_run(opened: Opened, folder: Path, out: Path, command: list[str]) -> Run:
+    """The folder of a new run, with what makes its checkpoints a model that others can open."""
+    run = Run.create(out, "train", dump(opened.recipe), version=herd.__version__, command=command)
+    (out / BESIDE).write_text(json.dumps({"folder": str(folder)}) + "\n")
+    model = out / "model"
+    model.mkdir()
+    numbers = write_tokenizer(model, opened.tokenizer, opened.config.context)
+    settings = {**config_to_hf(opened.config, "F32"), **numbers}
+    (model / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+    if opened.template is not None:
+        (model / "chat_template.jinja").write_text(opened.template, "utf-8")
+    return run
+
+
+def train(
+    asked: Asked, out: Path, find: Find, show: Show, stop: Callable[[], bool], command: list[str]
+) -> tuple[Path, bool]:
+    """Train a recipe into `out`, or go on with a run; its folder, and whether it is done."""
+    recipe, folder, run = asked
+    if run is None and (out / "run.json").exists():
+        raise ConfigError(
+            f"{out}: holds a run already; go on with it: herd train {out}, or name another folder with --out"
+        )
+    opened = open_recipe(recipe, folder, find)
+    if run is None:
+        run = make_run(opened, folder, out, command)
+    elif run.status == "done":
+        raise ConfigError(f"{run.folder}: this run is done; talk with it: herd chat {run.folder}")
+    with run.working():
+        last: dict[str, Any] = {}
+
+        def log(**values: Any) -> None:
+            assert run is not None
+            run.log(**values)
+            show(values)
+            last[f"{values['event']} {values.get('source', '')}".strip()] = values
+
+        for source in (*opened.sources, *opened.validation):
+            log(event="source", source=source.name, samples=len(source), tokens=source.tokens, dropped=source.dropped)
+        trainer = make_trainer(opened, find, run.folder, log, stop)
+        log(
+            event="start",
+            step=trainer.progress.step,
+            steps=trainer.steps,
+            dtype=str(trainer.dtype).removeprefix("torch."),
+        )
+        done = trainer.train()
+        if done:
+            trainer.validate()
+            run.finish(
+                steps=trainer.progress.step, tokens=trainer.progress.tokens, loss=last.get("step", {}).get("loss"),
+                **{f"{key} loss": value["loss"] for key, value in last.items() if key.startswith("validation")},
+            )  # fmt: skip
+    return run.folder, done

@@ -1,0 +1,204 @@
+"""Files -> tokens with a weight in the loss: text, dialogs, pairs of answers, ranked answers.
+
+The mask of a dialog comes from `ChatFormat`, never from searching the text. A sample whose targets are all masked is an
+error with its file and line.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from herd.errors import FormatError, HerdError
+from herd.text.chat_format import ChatFormat, chat_format
+from herd.text.messages import Message
+from herd.text.tokenizer import Tokenizer
+from herd.train.recipe import Source
+
+Kind = Literal["text", "messages", "pairs", "ranked"]
+_BLANK_LINES = 2  # documents of a text file lie so many line ends apart, where it does not say otherwise
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One source in tokens. Document i is ids[offsets[i]:offsets[i + 1]], sample j the documents groups[j] to groups[j + 1].
+
+    `mask` says which tokens count as targets (None: all). A document of n tokens has n - 1 positions: each predicts the next.
+    `names` says where sample j comes from. Samples of text may be cut where a row ends; others stay whole.
+    """
+
+    name: str
+    weight: float
+    ids: NDArray[np.uint32]
+    offsets: NDArray[np.int64]
+    mask: NDArray[np.bool_] | None
+    groups: NDArray[np.int64]
+    names: Callable[[int], str]
+    may_be_cut: bool
+    dropped: int = 0
+
+    def __len__(self) -> int:
+        return len(self.groups) - 1
+
+    def positions(self, sample: int) -> int:
+        """How many positions a sample takes in a row."""
+        first, last = self.groups[sample], self.groups[sample + 1]
+        return int(self.offsets[last] - self.offsets[first] - (last - first))
+
+    @property
+    def tokens(self) -> int:
+        """Positions of all samples."""
+        return len(self.ids) - (len(self.offsets) - 1)
+
+
+def read_source(
+    source: Source,
+    path: Path,
+    tokenizer: Tokenizer,
+    template: str | None,
+    length: int,
+    *,
+    plain_answers: bool = False,
+    whole: bool = False,
+) -> Corpus:
+    """All samples of a source. With `plain_answers` the mask leaves out the tokens that end a turn (as Llama 3's DPO does);
+    `whole` adds a token behind each document, so that its last one has a position too (reward models score there).
+
+    Dialogs longer than `length` positions are cut at the end or dropped, as the source says.
+    """
+    if source.kind == "text":
+        return _text(source, path, tokenizer)
+    encode = _Encoder(chat_format(tokenizer, template), tokenizer.stop_ids if plain_answers else frozenset())
+    ids: list[NDArray[np.uint32]] = []
+    masks: list[NDArray[np.bool_]] = []
+    groups, lines = [0], []
+    dropped = 0
+    for line, value in _json_lines(path):
+        where = f"{path}:{line}"
+        try:
+            found = [encode(messages) for messages in _dialogs(source.kind, value)]
+        except (HerdError, msgspec.ValidationError, KeyError, TypeError) as error:
+            what = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
+            raise FormatError(f"{where}: {what}; {_EXPECTED[source.kind]}") from error
+        room = length // len(found) + (not whole)
+        if max(len(tokens) for tokens, _ in found) > room:
+            if source.long == "drop":
+                dropped += 1
+                continue
+            found = [(tokens[:room], mask[:room]) for tokens, mask in found]
+        for tokens, mask in found:
+            if not mask[1:].any():
+                raise FormatError(
+                    f"{where}: no token of this sample counts in the loss; it has no answer within {room - 1} tokens"
+                )
+            ids.append(np.append(tokens, np.uint32(0)) if whole else tokens)
+            masks.append(np.append(mask, False) if whole else mask)
+        groups.append(len(ids))
+        lines.append(line)
+    if not ids:
+        raise FormatError(f"{path}: holds no sample of at most {length} tokens; {_EXPECTED[source.kind]}")
+    offsets = np.concatenate([[0], np.cumsum([len(one) for one in ids])])
+    return Corpus(
+        source.name or path.stem, source.weight, np.concatenate(ids), offsets, np.concatenate(masks), np.array(groups),
+        lambda sample: f"{path}:{lines[sample]}", may_be_cut=False, dropped=dropped,
+    )  # fmt: skip
+
+
+def _text(source: Source, path: Path, tokenizer: Tokenizer) -> Corpus:
+    """Documents of a text file, of all text files of a folder, or of the `text` of JSON lines; each begins and ends as declared."""
+    documents, where = _documents(path)
+    if not documents:
+        raise FormatError(f"{path}: holds no text")
+    ids, offsets = tokenizer.encode_batch(documents)
+    first = tokenizer.declared.first
+    end = tokenizer.declared.eos
+    added = (first is not None) + (end is not None)
+    counts = np.diff(offsets) + added
+    out = np.empty(int(counts.sum()), np.uint32)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    text = np.ones(len(out), bool)
+    if first is not None:
+        out[starts[:-1]], text[starts[:-1]] = first, False
+    if end is not None:
+        out[starts[1:] - 1], text[starts[1:] - 1] = end, False
+    out[text] = ids
+    return Corpus(
+        source.name or path.stem, source.weight, out, starts, None, np.arange(len(starts)),
+        lambda sample: where(sample), may_be_cut=True,
+    )  # fmt: skip
+
+
+def _documents(path: Path) -> tuple[list[str], Callable[[int], str]]:
+    if path.suffix == ".jsonl":
+        found = list(_json_lines(path))
+        for line, value in found:
+            if not isinstance(value.get("text"), str):
+                raise FormatError(f"{path}:{line}: {_EXPECTED['text']}")
+        return [value["text"] for _, value in found], lambda i: f"{path}:{found[i][0]}"
+    files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
+    parts = [(f, part) for f in files for part in _read(f).split("\n" * (_BLANK_LINES + 1)) if part.strip()]
+    return [part.strip("\n") + "\n" for _, part in parts], lambda i: f"{parts[i][0]} (document {i})"
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise FormatError(f"{path}: cannot be read ({error}); expected text in UTF-8") from error
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for line, text in enumerate(_read(path).split("\n"), 1):
+        if text.strip():
+            try:
+                value = json.loads(text)
+            except (ValueError, RecursionError) as error:
+                raise FormatError(f"{path}:{line}: not JSON ({error})") from error
+            if not isinstance(value, dict):
+                raise FormatError(f"{path}:{line}: expected a JSON object")
+            yield line, value
+
+
+_EXPECTED = {
+    "text": 'expected {"text": "..."}',
+    "messages": 'expected {"messages": [{"role": "user", "content": "..."}, ...]} or {"prompt": ..., "completion": ...}',
+    "pairs": 'expected {"prompt": ..., "chosen": "...", "rejected": "..."}',
+    "ranked": 'expected {"prompt": ..., "answers": ["best", ..., "worst"]}',
+}
+
+
+def _dialogs(kind: str, value: dict[str, Any]) -> list[list[Message]]:
+    """The dialogs of one sample: one, or one an answer with the better first."""
+    if kind == "messages" and "messages" in value:
+        return [msgspec.convert(value["messages"], list[Message])]
+    answers = {"messages": ["completion"], "pairs": ["chosen", "rejected"]}.get(kind)
+    texts = [value[key] for key in answers] if answers else value["answers"]
+    if not isinstance(texts, list) or (kind == "ranked" and len(texts) < 2):
+        raise TypeError("answers is no list of two or more")
+    return [[*_prompt(value["prompt"]), _answer(text)] for text in texts]
+
+
+def _prompt(value: Any) -> list[Message]:
+    return [Message("user", value)] if isinstance(value, str) else msgspec.convert(value, list[Message])
+
+
+def _answer(value: Any) -> Message:
+    if isinstance(value, list) and len(value) == 1:
+        value = value[0]
+    return Message("assistant", value) if isinstance(value, str) else msgspec.convert(value, Message)
+
+
+class _Encoder:
+    def __init__(self, chat: ChatFormat, unmasked: frozenset[int]) -> None:
+        self._chat, self._unmasked = chat, np.array(sorted(unmasked), np.uint32)
+
+    def __call__(self, messages: Sequence[Message]) -> tuple[NDArray[np.uint32], NDArray[np.bool_]]:
+        encoded = self._chat.encode(messages, reply=False)
+        tokens = np.array(encoded.tokens, np.uint32)
+        mask = np.array(encoded.loss_mask, bool)
+        return tokens, mask & ~np.isin(tokens, self._unmasked) if len(self._unmasked) else mask

@@ -1,0 +1,173 @@
+"""The loop: a batch, its loss and gradients, one update, a line in the log. Everything else is handed to it."""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from herd.errors import HerdError
+from herd.train.checkpoint import Keeper, Progress, trained
+from herd.train.objectives import Objective
+from herd.train.packing import Batch, Packer, Row, collate
+from herd.train.recipe import Recipe
+from herd.train.schedule import rate
+
+Log = Callable[..., None]
+
+
+class TrainingError(HerdError):
+    """Training cannot go on: the loss or a gradient is not finite."""
+
+
+def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+    """AdamW over what learns; vectors (norms) do not decay."""
+    settings = recipe.optimizer
+    learning = [p for _, p in trained(model)]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in learning if p.dim() > 1], "weight_decay": settings.decay},
+        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]], lr=0.0, betas=(settings.beta1, settings.beta2),
+        eps=settings.epsilon, fused=True,
+    )  # fmt: skip
+
+
+@dataclass
+class Trainer:
+    """One run. `steps` is its length; `dtype` what products are computed in; `keeper` None keeps nothing."""
+
+    model: Any
+    packer: Packer
+    objective: Objective
+    recipe: Recipe
+    steps: int
+    optimizer: torch.optim.Optimizer
+    log: Log
+    dtype: torch.dtype = torch.float32
+    keeper: Keeper | None = None
+    keep_also: dict[str, Any] = field(default_factory=dict)
+    validation: Packer | None = None
+    stop: Callable[[], bool] = lambda: False
+    progress: Progress = field(default_factory=Progress)
+
+    def train(self) -> bool:
+        """Train to the end, or to where `stop` says so; whether it came to the end. What was learned is saved in both cases."""
+        every = self.recipe.checkpoints.every
+        while self.progress.step < self.steps and not self.stop():
+            self.step()
+            if self.recipe.validate_every and self.progress.step % self.recipe.validate_every == 0:
+                self.validate()
+            if every and self.progress.step % every == 0:
+                self.save()
+        self.save()
+        if self.keeper is not None:
+            self.keeper.wait()
+        return self.progress.step >= self.steps
+
+    def step(self) -> None:
+        """One update of the weights by one global batch."""
+        began = time.monotonic()
+        length, rows = self.recipe.at(self.progress.tokens)
+        batch = [self.packer.row(length) for _ in range(rows)]
+        self.model.train()
+        torch.manual_seed(self.recipe.seed * 1_000_003 + self.progress.step)  # dropout, the same after a resume
+        loss, sums, count = self.gradients(batch, length)
+        norm = nn.utils.clip_grad_norm_([p for _, p in trained(self.model)], self.recipe.optimizer.clip)
+        learning_rate = rate(self.recipe.schedule, self.progress.step, self.steps)
+        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+        if finite:
+            for group in self.optimizer.param_groups:
+                group["lr"] = learning_rate
+            self.optimizer.step()
+            self.progress.updates += 1
+        self.optimizer.zero_grad()
+        self.progress.step += 1
+        self.progress.tokens += rows * length
+        took = time.monotonic() - began
+        self.log(
+            event="step", step=self.progress.step, tokens=self.progress.tokens, loss=loss, rate=learning_rate, norm=float(norm),
+            count=count, seconds=round(took, 4), **sums,
+        )  # fmt: skip
+        if not finite:
+            self._not_finite(batch, loss, float(norm))
+
+    def gradients(self, rows: list[Row], length: int) -> tuple[float, dict[str, float], float]:
+        """Gradients of the mean loss over a global batch; the mean, other means, and how many units they are over."""
+        size = self.recipe.batch.rows
+        pieces = [collate(self.packer.sources, rows[i : i + size], length) for i in range(0, len(rows), size)]
+        count = sum(self.objective.count(piece) for piece in pieces)
+        if not count:
+            names = ", ".join(self.packer.sources[p.source].names(p.sample) for p in pieces[0].pieces[:3])
+            raise TrainingError(f"a batch has no {self.objective.unit}: all its targets are masked ({names}, ...)")
+        total, sums = 0.0, dict[str, float]()
+        for piece in pieces:
+            loss, found = self._outcome(piece)
+            torch.autograd.backward(loss / count)
+            total += float(loss.detach())
+            for name, value in found.items():
+                sums[name] = sums.get(name, 0.0) + value
+        return total / count, {name: value / count for name, value in sums.items()}, count
+
+    def _outcome(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+            return self.objective(self.model, batch)
+
+    @torch.no_grad()
+    def validate(self) -> None:
+        """Log the loss over each validation source, every sample once."""
+        if self.validation is None:
+            return
+        self.model.eval()
+        for i, source in enumerate(self.validation.sources):
+            total, count, sums = 0.0, 0.0, dict[str, float]()
+            for rows in in_order(source, i, self.recipe.data.length):
+                batch = collate(self.validation.sources, rows, self.recipe.data.length)
+                if units := self.objective.count(batch):
+                    loss, found = self._outcome(batch)
+                    total += float(loss)
+                    count += units
+                    for name, value in found.items():
+                        sums[name] = sums.get(name, 0.0) + value
+            self.log(
+                event="validation", step=self.progress.step, tokens=self.progress.tokens, source=source.name,
+                loss=total / count, count=count, **{name: value / count for name, value in sums.items()},
+            )  # fmt: skip
+
+    def save(self) -> None:
+        """Write a checkpoint in the background."""
+        if self.keeper is not None:
+            self.keeper.save(self.model, self.optimizer, self.progress, self.packer.state(), **self.keep_also)
+
+    def _not_finite(self, batch: list[Row], loss: float, norm: float) -> None:
+        names = sorted({self.packer.sources[p.source].names(p.sample) for row in batch for p in row})
+        self.log(event="not finite", step=self.progress.step, loss=repr(loss), norm=repr(norm), samples=names)
+        if self.recipe.optimizer.nonfinite == "stop":
+            raise TrainingError(
+                f"step {self.progress.step}: loss {loss}, gradient norm {norm}; nothing was updated; the samples are in the log "
+                f"({', '.join(names[:3])}, ...); lower schedule.peak, or set optimizer.nonfinite to skip"
+            )
+
+
+def in_order(source: Any, number: int, length: int) -> Iterator[list[Row]]:
+    """Every sample of a source once, in its own order, as batches of one row; texts are cut where a row ends."""
+    from herd.train.packing import Piece
+
+    row: Row = []
+    room = length
+    for sample in range(len(source)):
+        start, end = 0, source.positions(sample)
+        while start < end:
+            if row and (room == 0 or (not source.may_be_cut and end - start > room)):
+                yield [row]
+                row, room = [], length
+            stop = min(end, start + room)
+            row.append(Piece(number, sample, start, stop))
+            room -= stop - start
+            start = stop
+    if row:
+        yield [row]

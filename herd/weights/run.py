@@ -1,0 +1,147 @@
+"""A training run as a checkpoint: its newest state, written by `herd.train.checkpoint`, tokenizer and template beside it.
+
+    RUN/model/                          config.json, tokenizer.json and what else is beside weights
+    RUN/checkpoints/step-00000100/      state.json and one file of tensors a process
+
+A process holds whole tensors or rows of them; `state.json` says which, and each file's SHA-256.
+"""
+
+import hashlib
+import itertools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from herd.errors import FormatError
+from herd.weights.checkpoint import Checkpoint, StoredTensor, check_tensors
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+WEIGHT = "weight:"
+"""What names of weights begin with in files of tensors, beside the optimizer's."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Where rows `first` to `last` of a tensor lie: its name in file `file`."""
+
+    file: str
+    first: int
+    last: int
+
+
+class State(msgspec.Struct, frozen=True, kw_only=True):
+    """What `state.json` says. `updates` counts the steps that the optimizer took,
+    `base` is the checkpoint that adapters belong to; `scale` is theirs."""
+
+    step: int
+    updates: int
+    tokens: int
+    loader: dict[str, Any]
+    parts: dict[str, list[Part]]
+    files: dict[str, str]
+    base: str | None = None
+    scale: float = 0.0
+
+
+def states(run: Path) -> list[Path]:
+    """Folders of states that were written whole, newest first."""
+    return sorted((p.parent for p in run.glob("checkpoints/step-*/state.json")), reverse=True)
+
+
+def read_state(folder: Path) -> State:
+    """The state in a folder; FormatError when it is damaged."""
+    try:
+        state = msgspec.json.decode((folder / "state.json").read_bytes(), type=State)
+    except (OSError, msgspec.MsgspecError) as error:
+        raise FormatError(f"{folder}/state.json: not a training state ({error})") from error
+    return state
+
+
+def verify(folder: Path, state: State) -> None:
+    """FormatError naming the first file whose bytes are not those that were written."""
+    for name, wanted in state.files.items():
+        try:
+            with (folder / name).open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise FormatError(f"{folder / name}: cannot be read ({error.strerror})") from error
+        if found != wanted:
+            raise FormatError(f"{folder / name}: damaged: its SHA-256 is not the one that was written")
+
+
+class Stored:
+    """The tensors of a state, put together from the files of all processes and read when used."""
+
+    def __init__(self, folder: Path, state: State) -> None:
+        from herd.weights.hf import SafetensorsFile
+
+        self._parts = state.parts
+        self._files = {name: SafetensorsFile(folder / name) for name in state.files}
+
+    def names(self) -> list[str]:
+        """All names: `weight:layers.0.attention.wq.weight`, ..."""
+        return list(self._parts)
+
+    def tensor(self, name: str) -> StoredTensor:
+        """One tensor."""
+        parts = sorted(self._parts[name], key=lambda part: part.first)
+        stored = [self._files[part.file].tensors[name] for part in parts]
+        if len(parts) == 1:
+            return stored[0]
+        if any(a.last != b.first for a, b in itertools.pairwise(parts)) or parts[0].first:
+            raise FormatError(f"{name}: its parts do not fit together")
+        if len(stored[0].shape) == 1:
+            import numpy as np
+
+            return StoredTensor.of(np.concatenate([one.float32() for one in stored]))
+
+        def rows(first: int, last: int) -> "NDArray[np.uint8]":
+            import numpy as np
+
+            found = [
+                one.rows(max(first - part.first, 0), min(last, part.last) - part.first)
+                for one, part in zip(stored, parts, strict=True)
+                if part.first < last and part.last > first
+            ]
+            return np.concatenate(found)
+
+        return StoredTensor("F32", (parts[-1].last, stored[0].shape[1]), rows)
+
+
+def open_run(run: Path) -> Checkpoint:
+    """The newest state of a run, adapters merged into their base."""
+    from herd.weights.open import open_checkpoint
+
+    found = states(run)
+    if not found:
+        raise FormatError(f"{run}: this training run has no checkpoint yet")
+    state = read_state(found[0])
+    stored = Stored(found[0], state)
+    tensors = {name.removeprefix(WEIGHT): stored.tensor(name) for name in stored.names() if name.startswith(WEIGHT)}
+    if state.base is not None:
+        from herd.weights.adapter import Adapter, merged
+
+        pairs = {
+            name.removesuffix(".lora_a") + ".weight": (a.float32(), tensors[name.removesuffix("a") + "b"].float32())
+            for name, a in tensors.items()
+            if name.endswith(".lora_a")
+        }
+        base = open_checkpoint(Path(state.base))
+        opened = merged(base, Adapter(pairs, state.scale))
+        opened.path, opened.name = run, run.name
+        return opened
+    from herd.weights.files import read_json
+    from herd.weights.hf import config_from_hf
+    from herd.weights.sidecars import read_tokenizer
+
+    folder = run / "model"
+    config = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
+    template = folder / "chat_template.jinja"
+    return Checkpoint(
+        run, "run", config, check_tensors(config, tensors, str(found[0])), lambda: read_tokenizer(folder),
+        chat_template=template.read_text("utf-8") if template.exists() else None, name=run.name,
+        files=tuple(found[0] / name for name in state.files),
+    )  # fmt: skip
