@@ -11,7 +11,7 @@ from herd.errors import ConfigError
 from herd.runs import Run
 from herd.train.open import Find, Opened, make_trainer, open_recipe
 from herd.train.recipe import BESIDE, Asked
-from herd.weights.hf import config_to_hf
+from herd.weights.hf_config import config_to_hf
 from herd.weights.sidecars import write_tokenizer
 
 Show = Callable[[dict[str, Any]], None]

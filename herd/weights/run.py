@@ -134,7 +134,7 @@ def open_run(run: Path) -> Checkpoint:
         opened.path, opened.name = run, run.name
         return opened
     from herd.weights.files import read_json
-    from herd.weights.hf import config_from_hf
+    from herd.weights.hf_config import config_from_hf
     from herd.weights.sidecars import read_tokenizer
 
     folder = run / "model"
