@@ -4,8 +4,7 @@ Everything in a header is checked before it is believed: counts against the byte
 file and each other, types against what the architecture needs.
 """
 
-import json
-import re
+import contextlib
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,13 +16,11 @@ from herd.family import ModelConfig
 from herd.quant.formats import GGUF_TYPES, REFUSED_GGUF_TYPES, number_format
 from herd.rotary import llama3_divisors
 from herd.text._bpe import Strings
-from herd.text.gguf import GGUFTokenizer
-from herd.text.tokenizer import Declared, Tokenizer
-from herd.text.vocabulary import GGUF_CONTROL
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors
 from herd.weights.choose import part_name, part_of
 from herd.weights.dialog_files import from_metadata, to_metadata
 from herd.weights.gguf_config import config_from_gguf, config_to_gguf
+from herd.weights.gguf_tokenizer import tokenizer_from_gguf, tokenizer_to_gguf
 from herd.weights.kinds import unlike
 from herd.weights.names import from_canonical, to_canonical
 
@@ -36,8 +33,6 @@ _KINDS = {
     "mmproj": "what a multimodal model sees with",
     "imatrix": "statistics for quantizing",
 }
-_STOPS_KEY = "herd.stop_token_ids"
-_DECLARED = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding", "unk": "unknown"}
 
 
 class _Cursor:
@@ -193,74 +188,12 @@ def open_gguf(path: Path) -> Checkpoint:
         tensors[canonical] = tensor
     config = config_from_gguf(metadata, tensors, rope, where)
 
-    def load_tokenizer() -> Tokenizer:
-        return _tokenizer(metadata, where)
-
     title = metadata.get("general.name")
     return Checkpoint(
-        path, "gguf", config, check_tensors(config, tensors, where), load_tokenizer,
+        path, "gguf", config, check_tensors(config, tensors, where), lambda: tokenizer_from_gguf(metadata, where),
         **from_metadata(metadata),
         name=title if isinstance(title, str) else path.stem, files=tuple(file.path for file in files), maps=tuple(files),
     )  # fmt: skip
-
-
-def _tokenizer(metadata: dict[str, Any], where: str) -> Tokenizer:
-    prefix = "tokenizer.ggml."
-    model = metadata.get(prefix + "model")
-    if model is None:
-        raise NoTokenizerError(f"{where}: no tokenizer in the file")
-    if model != "gpt2":
-        raise FormatError(f"{where}: tokenizer {model!r}; herd reads byte-level BPE vocabularies ('gpt2')")
-    lists: dict[str, Any] = {}
-    if prefix + "token_type" not in metadata and isinstance(metadata.get(prefix + "tokens"), Strings):
-        metadata = {**metadata, prefix + "token_type": _types(list(metadata[prefix + "tokens"]), _declared(metadata))}
-    for key, kind, what in (
-        ("tokens", Strings, "strings"),
-        ("token_type", list, "integers"),
-        ("merges", Strings, "strings"),
-    ):
-        found = metadata.get(prefix + key)
-        if not isinstance(found, kind) or (found and what == "integers" and not isinstance(found[0], int)):
-            raise FormatError(f"{where}: {prefix}{key} is missing or damaged; expected a list of {what}")
-        lists[key] = found
-    return GGUFTokenizer(
-        pre=str(metadata.get(prefix + "pre", "gpt-2")),
-        tokens=lists["tokens"],
-        types=lists["token_type"],
-        merges=lists["merges"],
-        declared=_declared(metadata),
-    )
-
-
-def _types(tokens: list[str], declared: Declared) -> list[int]:
-    """Types of tokens in a file without them: special are those that it declares for a purpose, and <|names|> like theirs."""
-    special = {*declared.stops, declared.bos, declared.pad, declared.unk}
-    return [
-        GGUF_CONTROL if number in special or re.fullmatch(r"<\|[\w.\-]+\|>", token) else 1
-        for number, token in enumerate(tokens)
-    ]
-
-
-def _declared(metadata: dict[str, Any]) -> Declared:
-    """What a file says of its tokens. More stops than eos, eot and eom are in a key of our own, which holds only while
-    it agrees with them: other programs change those alone.
-    """
-    prefix = "tokenizer.ggml."
-    values = {kind: metadata.get(f"{prefix}{key}_token_id") for kind, key in _DECLARED.items()}
-    found = {kind: value if isinstance(value, int) and value >= 0 else None for kind, value in values.items()}
-    stops = _stops(found)
-    more = metadata.get(_STOPS_KEY)
-    if isinstance(more, list) and all(isinstance(stop, int) for stop in more) and set(stops) <= set(more):
-        stops = tuple(more)
-    starts = metadata.get(prefix + "pre") in ("llama-bpe", "llama3", "llama-v3")
-    return Declared(
-        **found, stops=stops, add_bos=bool(metadata.get(prefix + "add_bos_token", starts)),
-        add_eos=bool(metadata.get(prefix + "add_eos_token", False)),
-    )  # fmt: skip
-
-
-def _stops(found: Mapping[str, int | None]) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(stop for kind in ("eos", "eot", "eom") if (stop := found[kind]) is not None))
 
 
 def gguf_parts(checkpoint: Checkpoint, formats: Mapping[str, str], limit: int | None) -> list[list[str]]:
@@ -346,8 +279,6 @@ def _padded(size: int) -> int:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-    from herd.text.meta import TiktokenTokenizer
-    from herd.text.tokenizer_json import HFTokenizer
 
     config = checkpoint.config
     values: dict[str, Any] = {
@@ -356,30 +287,8 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
         **config_to_gguf(config),
     }
     values |= to_metadata(checkpoint)
-    try:
-        tokenizer = checkpoint.tokenizer
-    except NoTokenizerError:
-        return values  # a checkpoint without a tokenizer stays one
-    if isinstance(tokenizer, TiktokenTokenizer):
-        tokenizer = HFTokenizer(json.loads(tokenizer.to_json()), tokenizer.declared)
-    assert isinstance(tokenizer, HFTokenizer | GGUFTokenizer)
-    pre, tokens, types, merges = tokenizer.gguf_vocabulary
-    tokens += [f"[PAD{i}]" for i in range(len(tokens), config.vocab)]
-    types += [5] * (config.vocab - len(types))
-    declared = tokenizer.declared
-    found = {kind: getattr(declared, kind) for kind in _DECLARED}
-    values |= {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": pre,
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": types,
-        "tokenizer.ggml.merges": merges,
-        "tokenizer.ggml.add_bos_token": declared.add_bos,
-        "tokenizer.ggml.add_eos_token": declared.add_eos,
-        **{f"tokenizer.ggml.{_DECLARED[kind]}_token_id": token for kind, token in found.items() if token is not None},
-    }
-    if declared.stops != _stops(found):
-        values[_STOPS_KEY] = list(declared.stops)
+    with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
+        values |= tokenizer_to_gguf(checkpoint.tokenizer, config.vocab)
     return values
 
 
