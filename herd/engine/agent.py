@@ -48,11 +48,21 @@ class Agent:
         offer: Offer | None = None,
         *,
         grammar: str | None = None,
+        prefill: str = "",
         priority: int = 0,
         seconds: float | None = None,
     ) -> Turns:
-        """A reply that is to be made; RequestError for one that cannot be."""
-        return Turns(self, messages, params, offer or Offer(), grammar=grammar, priority=priority, seconds=seconds)
+        """A reply that is to be made, beginning with `prefill`; RequestError for one that cannot be."""
+        return Turns(
+            self,
+            messages,
+            params,
+            offer or Offer(),
+            grammar=grammar,
+            prefill=prefill,
+            priority=priority,
+            seconds=seconds,
+        )
 
     def reply(self, turns: Turns) -> Generator[Part]:
         """The reply, and what tools gave, as they come."""

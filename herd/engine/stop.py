@@ -16,15 +16,7 @@ class StopStrings:
         found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
         if found:
             return self._held[: min(found)], True
-        keep = max(
-            (
-                n
-                for stop in self._stops
-                for n in range(1, min(len(stop), len(self._held) + 1))
-                if self._held.endswith(stop[:n])
-            ),
-            default=0,
-        )
+        keep = max(_beginning(stop, self._held) for stop in self._stops)
         certain = len(self._held) - keep
         text, self._held = self._held[:certain], self._held[certain:]
         return text, False
@@ -33,3 +25,11 @@ class StopStrings:
         """What was held back when the stream ended without a stop string."""
         text, self._held = self._held, ""
         return text
+
+
+def _beginning(stop: str, text: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`, short of all of it."""
+    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return len(text) - at if at >= 0 else 0

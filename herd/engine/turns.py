@@ -35,7 +35,7 @@ class Offer(msgspec.Struct, frozen=True):
     """Functions that the caller answers itself, beside those of the agent's box, and what the model must do with them.
 
     `choice` is auto, none, required or a function's name. Only the functions of `allowed` may be called, if it is given.
-    A reply that is no call is held to the JSON schema `content`, if that is given.
+    A reply that is no call is held to the JSON schema `content`, if that is given. `variables` are for the chat template.
     """
 
     tools: tuple[Tool, ...] = ()
@@ -43,6 +43,7 @@ class Offer(msgspec.Struct, frozen=True):
     parallel: bool = True
     allowed: frozenset[str] | None = None
     content: dict[str, object] | None = None
+    variables: dict[str, object] | None = None
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -92,11 +93,18 @@ class Turns:
         offer: Offer,
         *,
         grammar: str | None,
+        prefill: str,
         priority: int,
         seconds: float | None,
     ) -> None:
         self.messages, self.more = list(messages), True
-        self._agent, self._offer, self._grammar, self._priority = agent, offer, grammar, priority
+        self._agent, self._offer, self._grammar, self._priority, self._prefill = (
+            agent,
+            offer,
+            grammar,
+            priority,
+            prefill,
+        )
         self._params = msgspec.structs.replace(params, show_special=agent.format.show_special, echo=False)
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._step = self._generated = self._room = 0
@@ -119,12 +127,17 @@ class Turns:
 
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of a conversation with these tools."""
-        return self._agent.format.encode(messages, tools=self._functions, builtin_tools=self._builtin).tokens
+        encoded = self._agent.format.encode(
+            messages, tools=self._functions, builtin_tools=self._builtin, variables=self._offer.variables
+        )
+        return encoded.tokens
 
     def request(self) -> Request:
         """What the engine is asked next. It takes processor time."""
         agent, params = self._agent, self._params
         prompt = self.prompt(self.messages)
+        if self._prefill and not self._step:
+            prompt = [*prompt, *agent.engine.tokenizer.encode(self._prefill)]
         self._room = agent.engine.max_length - len(prompt)
         if self._step:  # what is left of the reply's limit, and of the context
             left = self._room if params.max_tokens is None else min(self._room, params.max_tokens - self._generated)
@@ -161,11 +174,25 @@ class Turns:
                 held = content_or_calls(offer.content, tools, several=offer.parallel)
             else:
                 held = free_calls(tools, several=offer.parallel, python_tag=self._agent.format.show_special)
-            return self._agent.constraint(held), True
+            return self._compiled(held, tools), True
         except MissingDependencyError:
             if forced or offer.content is not None:
                 raise
             return None, False
+
+    def _compiled(self, held: str, tools: Sequence[Tool]) -> Callable[[], Constraint]:
+        """The grammar of calls; RequestError names the function that it cannot be made for."""
+        from herd.engine.grammar import forced_calls
+
+        try:
+            return self._agent.constraint(held)
+        except RequestError:
+            for tool in tools:
+                try:
+                    self._agent.constraint(forced_calls([tool], several=False))
+                except RequestError as error:
+                    raise RequestError(f"tools: the function {tool.name!r}: {error}", param="tools") from error
+            raise
 
     def push(self, event: Event) -> Iterator[Part]:
         """What an event of the engine's completes."""
@@ -212,7 +239,8 @@ class Turns:
             eom = self._agent.engine.tokenizer.special_tokens.get("<|eom_id|>")
             expects = bool(event.tokens) and event.tokens[-1] == eom
             tagged = reply.parser.python_tag if reply.parser is not None and reply.calls else None
-            self.messages.append(Message("assistant", reply.said, tuple(reply.calls), expects, tagged))
+            said = reply.said if self._step else self._prefill + reply.said
+            self.messages.append(Message("assistant", said, tuple(reply.calls), expects, tagged))
         if not self.due():
             yield reply.end
 
@@ -251,7 +279,7 @@ class Turns:
         self._generated = reply.end.usage.completion
         self._step += 1
         spent = self._params.max_tokens is not None and self._generated >= self._params.max_tokens
-        late = self._deadline is not None and time.monotonic() > self._deadline
+        late = self._deadline is not None and time.monotonic() > self._deadline - 0.01
         if late:
             yield msgspec.structs.replace(reply.end, reason="deadline")
         elif spent or len(self.prompt(self.messages)) >= self._agent.engine.max_length:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -11,22 +11,26 @@ from starlette.applications import Starlette
 from starlette.middleware import Middleware
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import FileResponse, HTMLResponse, Response, StreamingResponse
+from starlette.responses import FileResponse, HTMLResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from herd import __version__
 from herd.errors import HerdError
-from herd.serve.chat_completions import ChatJob, conversation
+from herd.serve.chat_completions import ChatJob
 from herd.serve.completions import CompletionJob
 from herd.serve.errors import RETRY_AFTER, ApiError, as_api_error, decode
-from herd.serve.gate import AccessLog, Gate, GateSettings
+from herd.serve.gate import AccessLog, Gate, GateSettings, share_of
+from herd.serve.job import Job
 from herd.serve.keys import KeyFile
+from herd.serve.messages import conversation
 from herd.serve.metrics import RECORD, Metrics
 from herd.serve.openapi import docs_page, openapi
 from herd.serve.responses import ResponseJob
-from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
+from herd.serve.responses_schema import ResponsesRequest
+from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 from herd.serve.served import Served, check_model
+from herd.serve.stream import stream, unless_gone
 from herd.text.tokenizer import decode as decode_tokens
 
 T = TypeVar("T")
@@ -52,7 +56,7 @@ class Api:
         self.served: Served | None = None
         self.metrics, self._settings = metrics, settings
 
-    def _ready(self, name: str = "") -> Served:
+    def _ready(self, name: str | None = None) -> Served:
         if self.served is None:
             raise ApiError(503, "the model is being loaded", code="loading", retry_after=RETRY_AFTER)
         if not self.served.engine.healthy:
@@ -63,7 +67,8 @@ class Api:
     async def health(self, _: Request) -> Response:
         """Whether requests can be served."""
         served = self._ready()
-        return _Json({"status": "ok", "model": served.name, "version": __version__})
+        tools = {"tools_left_out": served.left_out} if served.left_out else {}
+        return _Json({"status": "ok", "model": served.name, "version": __version__, **tools})
 
     async def prometheus(self, _: Request) -> Response:
         """Metrics."""
@@ -93,21 +98,15 @@ class Api:
 
     async def chat(self, request: Request) -> Response:
         """Chat completions."""
-        body = await self._body(request, ChatRequest)
-        work = await asyncio.to_thread(ChatJob, self._ready(body.model), body)
-        return await self._answer(request, work, body.stream, named=False)
+        return await self._generate(request, ChatRequest, ChatJob)
 
     async def completions(self, request: Request) -> Response:
         """Completions."""
-        body = await self._body(request, CompletionRequest)
-        work = await asyncio.to_thread(CompletionJob, self._ready(body.model), body)
-        return await self._answer(request, work, body.stream, named=False)
+        return await self._generate(request, CompletionRequest, CompletionJob)
 
     async def responses(self, request: Request) -> Response:
         """Responses."""
-        body = await self._body(request, ResponsesRequest)
-        work = await asyncio.to_thread(ResponseJob, self._ready(body.model), body)
-        return await self._answer(request, work, body.stream, named=True)
+        return await self._generate(request, ResponsesRequest, ResponseJob, named=True)
 
     async def tokenize(self, request: Request) -> Response:
         """Text or messages -> tokens."""
@@ -138,62 +137,17 @@ class Api:
             RECORD.get({})["body"] = msgspec.Raw(data)
         return body
 
-    async def _answer(self, request: Request, work: Any, stream: bool, *, named: bool) -> Response:
-        """Run `work`: its parts whole, or as server-sent events (with their type's name where clients want it)."""
-        if not stream:
-            return _Json(await _unless_gone(request, work.whole(work.parts())))
-        parts = work.parts()
-        first = await _unless_gone(request, anext(parts))  # what cannot be served is an error, not a stream
-        events = work.chunks(_rejoined(first, parts))
-        headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-        return StreamingResponse(_event_stream(events, named), media_type="text/event-stream", headers=headers)
-
-
-async def _rejoined(first: T, rest: AsyncIterator[T]) -> AsyncIterator[T]:
-    try:
-        yield first
-        async for item in rest:
-            yield item
-    finally:
-        await rest.aclose()  # type: ignore[attr-defined]
-
-
-async def _event_stream(events: AsyncIterator[dict[str, Any]], named: bool) -> AsyncIterator[bytes]:
-    encode = msgspec.json.encode
-    try:
-        async for event in events:
-            name = b"event: " + event["type"].encode() + b"\n" if named else b""
-            yield name + b"data: " + encode(event) + b"\n\n"
-    except Exception as error:
-        body = as_api_error(error).body()
-        if named:
-            yield b"event: error\ndata: " + encode({"type": "error", **body["error"]}) + b"\n\n"
-        else:
-            yield b"data: " + encode(body) + b"\n\n"
-    finally:
-        await events.aclose()  # type: ignore[attr-defined]
-    if not named:
-        yield b"data: [DONE]\n\n"
-
-
-async def _unless_gone(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the client hangs up."""
-    task = asyncio.ensure_future(work)
-    gone = asyncio.ensure_future(_gone(request))
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ClientDisconnect
-        return task.result()
-    finally:
-        for one in (task, gone):
-            one.cancel()
-        await asyncio.gather(task, gone, return_exceptions=True)
-
-
-async def _gone(request: Request) -> None:
-    while (await request.receive())["type"] != "http.disconnect":
-        pass
+    async def _generate(
+        self, request: Request, kind: type[Any], job: Callable[..., Job], *, named: bool = False
+    ) -> Response:
+        """A body's job done: whole, or as server-sent events (with their type's name where clients want it)."""
+        body = await self._body(request, kind)
+        served, share = self._ready(body.model), share_of(request.scope)
+        work = await served.pools.run("prompt", share.user, lambda: job(served, body, share.user))
+        share.claim(work.replies)
+        if not body.stream:
+            return _Json(await unless_gone(request, share, work.whole(work.parts())))
+        return await stream(request, share, work, named=named)
 
 
 def create_app(
@@ -278,6 +232,6 @@ def create_app(
 
     app = Starlette(
         routes=routes, middleware=middleware, lifespan=Lifespan,
-        exception_handlers={ApiError: known, HerdError: known, ClientDisconnect: gone, 404: missing, 405: wrong_method, 500: known},
+        exception_handlers={ApiError: known, HerdError: known, RecursionError: known, ClientDisconnect: gone, 404: missing, 405: wrong_method, 500: known},
     )  # fmt: skip
     return Gate(app, settings, keys, metrics, AccessLog(log, metrics))

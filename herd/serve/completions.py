@@ -3,37 +3,49 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
+import msgspec
+
 from herd.engine.request import Event, Request, TokenLogprob, Usage
-from herd.serve.chat_completions import add, constraint, usage
-from herd.serve.errors import ApiError
+from herd.engine.scores import ContentScores
+from herd.errors import RequestError
+from herd.serve.job import add, held_text, usage
 from herd.serve.reply import ensure_finished, generate, sampling
 from herd.serve.schema import CompletionRequest
 from herd.serve.served import Served, check_prompt, limits
+from herd.text.tokenizer import encode_special
 
 MAX_PROMPTS = 64
+_BETWEEN = (  # tokens of models that were trained to fill in what is missing: before, after, here
+    ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>"), ("<fim_prefix>", "<fim_suffix>", "<fim_middle>"),
+    ("▁<PRE>", "▁<SUF>", "▁<MID>"),
+)  # fmt: skip
 
 
 class CompletionJob:
-    """One request, checked and ready to run."""
+    """One request, checked and ready to run. Making it raises RequestError for what cannot be served."""
 
-    def __init__(self, served: Served, body: CompletionRequest) -> None:
-        self.served, self.body = served, body
+    def __init__(self, served: Served, body: CompletionRequest, user: str = "") -> None:
+        self.served, self.body, self.user = served, body, user
+        self.n = body.n or 1 if body.n is None else body.n
+        best = self.n if body.best_of is None else body.best_of
+        if best < self.n or (best > self.n and body.stream):
+            raise RequestError(f"best_of is {best}; expected n or more, and no stream", param="best_of")
         self.params = sampling(
-            served, body, max_tokens=16 if body.max_tokens is None else body.max_tokens, logprobs=body.logprobs,
-            echo=body.echo,
+            served, body, max_tokens=16 if body.max_tokens is None else body.max_tokens, echo=body.echo, n=best,
+            logprobs=0 if body.logprobs is None and best > self.n else body.logprobs,
         )  # fmt: skip
         self.limits = limits(served, body)
-        self.prompts = [self._tokens(prompt) for prompt in _prompts(body.prompt)]
-        if len(self.prompts) > MAX_PROMPTS:
-            raise ApiError(
-                400, f"prompt has {len(self.prompts)} prompts; expected {MAX_PROMPTS} at most", param="prompt"
-            )
+        given = _prompts(body.prompt)
+        if len(given) > MAX_PROMPTS:
+            raise RequestError(f"prompt has {len(given)} prompts; expected {MAX_PROMPTS} at most", param="prompt")
+        self.prompts = [self._tokens(prompt) for prompt in given]
         for prompt in self.prompts:
             check_prompt(served, len(prompt))
-        self.grammar = constraint(body, None)
+        self.grammar = held_text(body.grammar, body.regex)
+        self.accepted, self.replies = asyncio.Event(), len(self.prompts) * best
         self.id = f"cmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
 
@@ -42,100 +54,124 @@ class CompletionJob:
         if isinstance(prompt, list):
             return prompt
         start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-        return start + tokenizer.encode(prompt) or sorted(tokenizer.stop_ids)[:1]
+        if self.body.suffix is not None:
+            special = tokenizer.special_tokens
+            names = next((names for names in _BETWEEN if all(name in special for name in names)), None)
+            if names is None:
+                raise RequestError("suffix: this model has no tokens for filling in what is missing", param="suffix")
+            before, after, here = (special[name] for name in names)
+            return [*start, before, *tokenizer.encode(prompt), after, *tokenizer.encode(self.body.suffix), here]
+        tokens = encode_special(tokenizer, prompt) if self.body.special else tokenizer.encode(prompt)
+        tokens = tokens if tokens[:1] == start else start + tokens
+        return tokens or sorted(tokenizer.stop_ids)[:1]
 
     async def parts(self) -> AsyncIterator[tuple[int, Event]]:
         """Each choice's events, prompt after prompt in `index`, all prompts at the same time."""
         made = None
         if self.grammar is not None:
-            made = await asyncio.to_thread(self.served.constraint, self.grammar)
-        queue: asyncio.Queue[tuple[int, Event] | BaseException | None] = asyncio.Queue()
-
-        async def run(k: int, prompt: list[int]) -> None:
-            request = Request(
+            grammar = self.grammar
+            made = await self.served.pools.run("prompt", self.user, lambda: self.served.grammars.constraint(grammar))
+        requests = [
+            Request(
                 prompt=prompt, params=self.params, constraint=made, priority=self.limits.priority,
-                deadline=self.limits.timeout,
-            )  # fmt: skip
-            try:
-                async for event in generate(self.served, request):
-                    await queue.put((k * self.params.n + event.index, event))
-                await queue.put(None)
-            except Exception as error:
-                await queue.put(error)
-
-        tasks = [asyncio.create_task(run(k, prompt)) for k, prompt in enumerate(self.prompts)]
-        try:
-            left = len(tasks)
-            while left:
-                item = await queue.get()
-                if isinstance(item, BaseException):
-                    raise item
-                if item is None:
-                    left -= 1
-                else:
-                    yield item
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+                deadline=self.limits.timeout, id=str(k),
+            )
+            for k, prompt in enumerate(self.prompts)
+        ]  # fmt: skip
+        async for event in generate(self.served, requests, self.accepted):
+            yield int(event.request) * self.params.n + event.index, event
 
     async def whole(self, parts: AsyncIterator[tuple[int, Event]]) -> dict[str, Any]:
-        """The answer in one object."""
-        count = len(self.prompts) * self.params.n
-        events: list[list[Event]] = [[] for _ in range(count)]
+        """The answer in one object: of each prompt the `n` completions that are likeliest a token."""
+        made = [_Growing(self, index) for index in range(self.replies)]
+        total = Usage(0, 0, 0)
         async for index, event in parts:
             ensure_finished(event.finish_reason)
-            events[index].append(event)
-        total = Usage(0, 0, 0)
-        choices = []
-        for index, mine in enumerate(events):
-            scores = [s for e in mine for s in (*(e.prompt_logprobs or ()), *e.logprobs)]
-            choices.append(
-                {
-                    "index": index, "text": "".join(e.text for e in mine), "finish_reason": mine[-1].finish_reason,
-                    "logprobs": None if self.body.logprobs is None else self._logprobs(self.prompts[index // self.params.n], scores),
-                }
-            )  # fmt: skip
-            if mine[-1].usage is not None:
-                total = _sum(total, mine[-1].usage, index % self.params.n == 0)
+            made[index].push(event)
+            if event.usage is not None:
+                total = _sum(total, event.usage, index % self.params.n == 0)
+        choices: list[dict[str, Any]] = []
+        for first in range(0, self.replies, self.params.n):
+            group = made[first : first + self.params.n]
+            if self.params.n > self.n:
+                group.sort(key=lambda one: one.mean, reverse=True)
+            choices += [one.choice(len(choices) + k) for k, one in enumerate(group[: self.n])]
         return {**self._head(), "choices": choices, "usage": usage(total)}
 
     async def chunks(self, parts: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[dict[str, Any]]:
         """The answer in the pieces of a stream."""
         total = Usage(0, 0, 0)
-        seen: dict[int, int] = {}
+        made = [_Growing(self, index) for index in range(self.replies)]
         async for index, event in parts:
             ensure_finished(event.finish_reason)
-            scores = [*(event.prompt_logprobs or ()), *event.logprobs]
-            logprobs = None
-            if self.body.logprobs is not None:
-                logprobs = self._logprobs(self.prompts[index // self.params.n], scores, seen.get(index, 0))
-            seen[index] = seen.get(index, 0) + len(event.text)
-            choice = {"index": index, "text": event.text, "finish_reason": event.finish_reason, "logprobs": logprobs}
-            yield {**self._head(), "choices": [choice]}
             if event.usage is not None:
                 total = _sum(total, event.usage, index % self.params.n == 0)
+            made[index].push(event)
+            yield {**self._head(), "choices": [made[index].choice(index)]}
         if self.body.stream_options and self.body.stream_options.include_usage:
             yield {**self._head(), "choices": [], "usage": usage(total)}
 
     def _head(self) -> dict[str, Any]:
         return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
 
-    def _logprobs(self, prompt: list[int], scores: list[TokenLogprob | None], offset: int = 0) -> dict[str, Any]:
-        def text(token: int) -> str:
-            return self.served.engine.tokenizer.token_bytes(token).decode("utf-8", "replace")
 
-        names, offsets = [], []
-        for score in scores:
-            names.append(text(prompt[0] if score is None else score.token))
-            offsets.append(offset)
-            offset += len(names[-1])
+class _Growing:
+    """A choice as it grows. `choice` tells what has come since it was last asked."""
+
+    def __init__(self, job: CompletionJob, index: int) -> None:
+        self._job, self._tokenizer = job, job.served.engine.tokenizer
+        self._prompt = job.prompts[index // job.params.n]
+        self._scores = ContentScores(self._tokenizer)
+        self._text, self._told = "", 0  # `_told` characters have been told already
+        self._new: list[TokenLogprob | None] = []
+        self._reason: str | None = None
+        self._sum = self._count = 0.0
+
+    @property
+    def mean(self) -> float:
+        """Mean log-probability of the tokens."""
+        return self._sum / max(1, self._count)
+
+    def push(self, event: Event) -> None:
+        text = event.text
+        if event.prompt_logprobs is not None or (self._job.params.echo and not self._told and not self._text):
+            self._new += event.prompt_logprobs or ()
+            special = set(self._tokenizer.special_tokens.values())
+            shown = b"".join(self._tokenizer.token_bytes(t) for t in self._prompt if t not in special)
+            text = text[len(shown.decode("utf-8", "replace")) :]
+        self._scores.push(event)
+        self._new += self._scores.of(text)
+        self._sum += sum(score.logprob for score in event.logprobs)
+        self._count += len(event.logprobs)
+        self._text += event.text
+        self._reason = event.finish_reason
+
+    def choice(self, index: int) -> dict[str, Any]:
+        text, self._text = self._text, ""
+        logprobs = None
+        if self._job.body.logprobs is not None:
+            logprobs = self._logprobs()
+            self._new = []
+        self._told += len(text)
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": self._reason}
+
+    def _logprobs(self) -> dict[str, Any]:
+        def name(token: int) -> str:
+            return self._tokenizer.token_bytes(token).decode("utf-8", "replace")
+
+        names = [name(self._prompt[0] if score is None else score.token) for score in self._new]
         return {
             "tokens": names,
-            "token_logprobs": [None if s is None else s.logprob for s in scores],
-            "top_logprobs": [None if s is None else {text(t): value for t, value in s.top} for s in scores],
-            "text_offset": offsets,
+            "token_logprobs": [None if s is None else s.logprob for s in self._new],
+            "top_logprobs": [None if s is None else {name(t): value for t, value in s.top} for s in self._new],
+            "text_offset": list(_offsets(self._told, names)),
         }
+
+
+def _offsets(at: int, names: list[str]) -> Iterator[int]:
+    for name in names:
+        yield at
+        at += len(name)
 
 
 def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
@@ -145,8 +181,8 @@ def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
     if prompt and all(isinstance(item, int) for item in prompt):
         return [prompt]
     if not prompt or any(isinstance(item, int) for item in prompt):
-        raise ApiError(
-            400, "prompt is an empty or a mixed list; expected text, tokens, or a list of one of them", param="prompt"
+        raise RequestError(
+            "prompt is an empty or a mixed list; expected text, tokens, or a list of one of them", param="prompt"
         )
     return list(prompt)
 
@@ -154,6 +190,6 @@ def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
 def _sum(total: Usage, part: Usage, first: bool) -> Usage:
     """Usage over prompts and choices: a prompt counts once."""
     summed = add(total, part)
-    return Usage(
-        total.prompt + (part.prompt if first else 0), summed.completion, total.cached + (part.cached if first else 0)
+    return msgspec.structs.replace(
+        summed, prompt=total.prompt + (part.prompt if first else 0), cached=total.cached + (part.cached if first else 0)
     )

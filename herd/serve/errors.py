@@ -46,6 +46,8 @@ def as_api_error(error: Exception) -> ApiError:
         return ApiError(400, str(error), param=error.param, code=error.code)
     if isinstance(error, HerdError):
         return ApiError(400, str(error))
+    if isinstance(error, RecursionError):
+        return ApiError(400, "the request is nested too deeply")
     return ApiError(500, "the server made a mistake; its log has the details")
 
 

@@ -1,10 +1,9 @@
 """What stands before every request: who may come, how often, how much; and a line in the log for each."""
 
-import contextlib
 import secrets
 import sys
 import time
-from collections.abc import Iterator, MutableMapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -73,33 +72,68 @@ class _Meter:
 
     def __init__(self) -> None:
         self._allowance: dict[str, tuple[float, float]] = {}
-        self._running: dict[str, int] = {}
+        self.running: dict[str, int] = {}
 
-    def take(self, name: str, per_minute: int) -> None:
-        """Count a request; ApiError when `name` has used up what a minute gives (a bucket that refills evenly)."""
+    def take(self, name: str, count: int, per_minute: int) -> None:
+        """Count replies; ApiError when `name` has used up what a minute gives (a bucket that refills evenly)."""
         if not per_minute:
             return
         now = time.monotonic()
         left, at = self._allowance.get(name, (float(per_minute), now))
         left = min(float(per_minute), left + (now - at) * per_minute / 60)
-        if left < 1:
-            wait = int((1 - left) * 60 / per_minute) + 1
+        if left < count:
+            wait = int((count - left) * 60 / per_minute) + 1
             raise ApiError(
-                429, f"{per_minute} requests a minute are allowed; try again in {wait} s", code="rate_limit_exceeded",
+                429, f"{per_minute} replies a minute are allowed; try again in {wait} s", code="rate_limit_exceeded",
                 retry_after=wait,
             )  # fmt: skip
-        self._allowance[name] = (left - 1, now)
+        self._allowance[name] = (left - count, now)
 
-    @contextlib.contextmanager
-    def running(self, name: str, most: int) -> Iterator[None]:
-        """Count a request while it runs; ApiError when as many run as may."""
-        if most and self._running.get(name, 0) >= most:
-            raise ApiError(429, f"{most} requests at a time are allowed", code="concurrency_exceeded", retry_after=1)
-        self._running[name] = self._running.get(name, 0) + 1
-        try:
-            yield
-        finally:
-            self._running[name] -= 1
+
+class Share:
+    """A user's part of the server, as a request takes it: each reply counts, by rate and while it is made."""
+
+    def __init__(
+        self, meter: _Meter, key: Key | None, keys: KeyFile | None, settings: GateSettings, client: str
+    ) -> None:
+        self.user = key.name if key else client
+        self._name = key.name if key else ""  # without keys all clients share what there is
+        self._meter, self._key, self._keys = meter, key, keys
+        self._rate = (key and key.requests_per_minute) or settings.requests_per_minute
+        self._most = (key and key.concurrency) or settings.concurrency
+        self._claimed = 0
+
+    def claim(self, replies: int) -> None:
+        """Take the place of `replies`, of which one was taken at the door; ApiError when there is none."""
+        more = replies - self._claimed
+        running = self._meter.running.get(self._name, 0)
+        if more <= 0:
+            return
+        if self._most and running + more > self._most:
+            raise ApiError(
+                429, f"{self._most} replies at a time are allowed", code="concurrency_exceeded", retry_after=1
+            )
+        self._meter.take(self._name, more, self._rate)
+        self._meter.running[self._name] = running + more
+        self._claimed = replies
+
+    def check(self) -> None:
+        """ApiError when the key has been revoked since."""
+        valid = self._keys.keys() if self._keys is not None else {}
+        if self._key is not None and self._key.sha256 not in valid:
+            raise ApiError(401, "the key was revoked", code="invalid_api_key")
+
+    def release(self) -> None:
+        """Give the places back."""
+        if self._claimed:
+            self._meter.running[self._name] -= self._claimed
+            self._claimed = 0
+
+
+def share_of(scope: MutableMapping[str, Any]) -> Share:
+    """The share that the gate has given a request."""
+    share: Share = scope["herd.share"]
+    return share
 
 
 class Gate:
@@ -122,6 +156,7 @@ class Gate:
             "client": (scope.get("client") or ("",))[0],
         }  # fmt: skip
         RECORD.set(record)
+        share: Share | None = None
         status = 499  # the client went away before it was answered
         size = 0
 
@@ -149,19 +184,19 @@ class Gate:
             if length.isascii() and length.isdecimal() and int(length) > self._settings.max_body:
                 raise self._too_large()
             key = self._check_key(scope, headers)
-            counts = scope["method"] == "POST"
-            name = key.name if key else ""
-            record["key"] = name
-            if counts:
-                self._meter.take(name, (key and key.requests_per_minute) or self._settings.requests_per_minute)
-            most = ((key and key.concurrency) or self._settings.concurrency) if counts else 0
-            with self._meter.running(name, most):
-                await self._app(scope, counted, answered)
+            record["key"] = key.name if key else ""
+            share = Share(self._meter, key, self._keys, self._settings, record["client"])
+            scope["herd.share"] = share
+            if scope["method"] == "POST":
+                share.claim(1)
+            await self._app(scope, counted, answered)
         except Exception as error:
             if status != 499:
                 raise  # the answer has begun; all that is left is to close the connection
             await as_api_error(error).response()(scope, receive, answered)
         finally:
+            if share is not None:
+                share.release()
             seconds = time.monotonic() - started
             self._metrics.requests.labels(_known(scope), str(status)).inc()
             if scope["path"] not in ("/health", "/metrics"):

@@ -7,7 +7,8 @@ from typing import Any
 import msgspec
 
 from herd import __version__
-from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, ResponsesRequest, TokenizeRequest
+from herd.serve.responses_schema import ResponsesRequest
+from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 
 _REF = "#/components/schemas/{name}"
 # path, method, summary, body, what comes back

@@ -10,27 +10,49 @@ from herd.engine.request import Event, FinishReason, Request, SamplingParams
 from herd.errors import RequestError
 from herd.serve.errors import ApiError
 from herd.serve.served import Limits, Served, check_prompt
-from herd.text.messages import Message
+from herd.text.messages import Message, ToolCall
 
 _SAMPLING = (
     "temperature", "top_p", "top_k", "min_p", "presence_penalty", "frequency_penalty", "repetition_penalty", "seed", "n",
     "ignore_eos",
 )  # fmt: skip
+_MOST_STOPS, _LONGEST_STOP, _MOST_BIASES = 32, 256, 4096
 
 
-async def generate(served: Served, request: Request) -> AsyncIterator[Event]:
-    """Events of a request, measured."""
+async def generate(
+    served: Served, requests: Request | list[Request], accepted: asyncio.Event | None = None
+) -> AsyncIterator[Event]:
+    """Events of requests, measured. `accepted` is set when the engine has taken them, before any event."""
     started = last = time.monotonic()
     first = True
-    with served.metrics.in_flight():
-        async for event in served.engine.agenerate(request):
-            now = time.monotonic()
-            if event.tokens:
-                served.metrics.tokens(len(event.tokens), now - (started if first else last), first=first)
-                first, last = False, now
-            if event.usage is not None:
-                served.metrics.finished(event.usage)
-            yield event
+    events = served.engine.agenerate(requests)
+    # it submits before it first waits: after one turn of the loop it has been taken or refused
+    submitted = asyncio.ensure_future(anext(events))
+    coming: asyncio.Future[Event] | None = submitted
+    try:
+        await asyncio.sleep(0)
+        if accepted is not None and not (submitted.done() and submitted.exception() is not None):
+            accepted.set()
+        with served.metrics.in_flight():
+            while coming is not None:
+                try:
+                    event = await coming
+                except StopAsyncIteration:
+                    return
+                now = time.monotonic()
+                if event.tokens:
+                    served.metrics.tokens(len(event.tokens), now - (started if first else last), first=first)
+                    first, last = False, now
+                if event.usage is not None:
+                    served.metrics.finished(event.usage)
+                coming = None
+                yield event
+                coming = asyncio.ensure_future(anext(events))
+    finally:
+        if coming is not None:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)
+        await events.aclose()  # type: ignore[attr-defined]
 
 
 async def reply(
@@ -39,24 +61,32 @@ async def reply(
     params: SamplingParams,
     offer: Offer,
     limits: Limits,
+    *,
     grammar: str | None = None,
+    prefill: str = "",
+    user: str = "",
+    accepted: asyncio.Event | None = None,
 ) -> AsyncIterator[Part]:
     """Replies to a conversation. While the model calls tools of the server they are run and it goes on."""
-    agent = served.agent()
+    agent, pools = served.agent(), served.pools
     turns = agent.turns(
-        messages, params, offer, grammar=grammar, priority=limits.priority, seconds=limits.timeout
-    )  # fmt: skip
+        messages, params, offer, grammar=grammar, prefill=prefill, priority=limits.priority, seconds=limits.timeout
+    )
 
     def ask() -> Request:
         request = turns.request()
         check_prompt(served, len(request.prompt))
         return request
 
+    async def run(call: ToolCall, seconds: float | None) -> str:
+        try:
+            async with asyncio.timeout(seconds):
+                return await pools.run("tool", user, lambda: served.toolbox.run(call, seconds))
+        except TimeoutError:
+            return "error: the time was up"
+
     parts = agent.areply(
-        turns,
-        lambda: asyncio.to_thread(ask),
-        lambda request: generate(served, request),
-        lambda call, seconds: asyncio.to_thread(served.toolbox.run, call, seconds),
+        turns, lambda: pools.run("prompt", user, ask), lambda request: generate(served, request, accepted), run
     )
     async for part in parts:
         yield part
@@ -65,7 +95,14 @@ async def reply(
 def sampling(served: Served, body: Any, **values: Any) -> SamplingParams:
     """Sampling parameters of a request; what it leaves open is the model's preset. RequestError names what is wrong."""
     stop = getattr(body, "stop", None) or ()
-    found: dict[str, Any] = {**served.preset.params(), "stop": (stop,) if isinstance(stop, str) else tuple(stop)}
+    stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    if len(stops) > _MOST_STOPS or any(len(one) > _LONGEST_STOP for one in stops):
+        raise RequestError(
+            f"stop: expected at most {_MOST_STOPS} strings of at most {_LONGEST_STOP} characters", param="stop"
+        )
+    if len(getattr(body, "logit_bias", None) or ()) > _MOST_BIASES:
+        raise RequestError(f"logit_bias: expected {_MOST_BIASES:,} tokens at most", param="logit_bias")
+    found: dict[str, Any] = {**(served.preset.params() if served.use_preset else {}), "stop": stops}
     found |= {name: value for name in _SAMPLING if (value := getattr(body, name, None)) is not None}
     for token, bias in (getattr(body, "logit_bias", None) or {}).items():
         if not token.isdecimal():

@@ -1,4 +1,4 @@
-"""What clients send, field by field. A field that is not here is refused by its name."""
+"""What clients send, field by field. A field of a body that is not here is refused by its name."""
 
 from typing import Annotated, Any, Literal
 
@@ -9,111 +9,130 @@ TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=20)]
 
 
 class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """A JSON object whose fields are all known."""
+    """A body. Null is the same as not there, everywhere."""
 
 
-class TextPart(_Body, frozen=True, kw_only=True):
-    """Text as a part of a message."""
-
-    type: Literal["text", "input_text", "output_text"]
-    text: str
-    annotations: list[Any] | None = None
-    logprobs: list[Any] | None = None
+class Inner(msgspec.Struct, frozen=True, kw_only=True):
+    """An object inside of a body: clients echo back what else it had, which is ignored."""
 
 
-class CalledFunction(_Body, frozen=True, kw_only=True):
+class Ignored(_Body, frozen=True, kw_only=True):
+    """Fields of OpenAI's that do nothing here."""
+
+    include: Any = None
+    prompt_cache_key: Any = None
+    prompt_cache_retention: Any = None
+    prompt_cache_options: Any = None
+    service_tier: Any = None
+    safety_identifier: Any = None
+    store: bool | None = None
+    metadata: Any = None
+    reasoning_effort: Any = None
+    verbosity: Any = None
+    prediction: Any = None
+    modalities: list[Literal["text"]] | None = None
+    user: str | None = None
+
+
+class ContentPart(Inner, frozen=True, kw_only=True):
+    """A part of a message: text, or a refusal that is text too."""
+
+    type: str = "text"
+    text: str | None = None
+    refusal: str | None = None
+
+
+class CalledFunction(Inner, frozen=True, kw_only=True):
     """A function's name, and its arguments as JSON."""
 
     name: str
-    arguments: str
+    arguments: str | None = None
 
 
-class CallPart(_Body, frozen=True, kw_only=True):
+class CallPart(Inner, frozen=True, kw_only=True):
     """A call that an assistant made earlier."""
 
     id: str
     function: CalledFunction
-    type: Literal["function"] = "function"
 
 
-class ChatMessage(_Body, frozen=True, kw_only=True):
-    """A turn of the conversation. What OpenAI's clients echo back empty is taken empty."""
+class ChatMessage(Inner, frozen=True, kw_only=True):
+    """A turn of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant", "tool"]
-    content: str | list[TextPart] | None = None
-    name: str | None = None
+    content: str | list[ContentPart] | None = None
     tool_calls: list[CallPart] | None = None
     tool_call_id: str | None = None
-    refusal: None = None
-    annotations: list[Any] | None = None
-    audio: None = None
-    function_call: None = None
 
 
-class FunctionSpec(_Body, frozen=True, kw_only=True):
+class FunctionSpec(Inner, frozen=True, kw_only=True):
     """A function on offer; `parameters` is a JSON schema. Its arguments are always held to it, strict or not."""
 
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
-    strict: bool | None = None
 
 
-class ToolSpec(_Body, frozen=True, kw_only=True):
+class ToolSpec(Inner, frozen=True, kw_only=True):
     """A tool on offer."""
 
     type: Literal["function"]
     function: FunctionSpec
 
 
-class ChosenFunction(_Body, frozen=True, kw_only=True):
-    """The name of a function."""
+class Named(Inner, frozen=True, kw_only=True):
+    """The name of a tool."""
 
     name: str
 
 
-class ChosenTool(_Body, frozen=True, kw_only=True):
-    """The one tool that is to be called."""
+class AllowedTools(Inner, frozen=True, kw_only=True):
+    """Those of the tools that may be called."""
 
-    type: Literal["function"]
-    function: ChosenFunction
+    mode: Literal["auto", "required"]
+    tools: list[dict[str, Any]]
 
 
-class JsonSchema(_Body, frozen=True, kw_only=True):
+class ChosenTool(Inner, frozen=True, kw_only=True):
+    """The one tool that is to be called, or the few that may be."""
+
+    type: Literal["function", "allowed_tools"]
+    function: Named | None = None
+    allowed_tools: AllowedTools | None = None
+
+
+class JsonSchema(Inner, frozen=True, kw_only=True):
     """A schema that the reply is held to, strict or not."""
 
     name: str = "reply"
     schema: dict[str, Any] | None = None
-    description: str | None = None
-    strict: bool | None = None
 
 
-class TextFormat(_Body, tag="text", tag_field="type", frozen=True, kw_only=True):
+class TextFormat(Inner, tag="text", tag_field="type", frozen=True, kw_only=True):
     """Plain text."""
 
 
-class JsonObjectFormat(_Body, tag="json_object", tag_field="type", frozen=True, kw_only=True):
+class JsonObjectFormat(Inner, tag="json_object", tag_field="type", frozen=True, kw_only=True):
     """Any JSON object."""
 
 
-class JsonSchemaFormat(_Body, tag="json_schema", tag_field="type", frozen=True, kw_only=True):
+class JsonSchemaFormat(Inner, tag="json_schema", tag_field="type", frozen=True, kw_only=True):
     """JSON of one schema."""
 
     json_schema: JsonSchema
 
 
-class StreamOptions(_Body, frozen=True, kw_only=True):
+class StreamOptions(Inner, frozen=True, kw_only=True):
     """What a stream has beside the text."""
 
-    include_usage: bool = False
-    include_obfuscation: bool = False
+    include_usage: bool | None = None
 
 
-class Sampled(_Body, frozen=True, kw_only=True):
+class Sampled(Ignored, frozen=True, kw_only=True):
     """What chat completions and completions share. Defaults are the model's own preset."""
 
-    model: str = ""
-    stream: bool = False
+    model: str | None = None
+    stream: bool | None = None
     stream_options: StreamOptions | None = None
     n: int | None = None
     stop: str | list[str] | None = None
@@ -127,12 +146,11 @@ class Sampled(_Body, frozen=True, kw_only=True):
     repetition_penalty: float | None = None
     logit_bias: dict[str, float] | None = None
     max_tokens: int | None = None
-    ignore_eos: bool = False
+    ignore_eos: bool | None = None
     timeout: float | None = None  # seconds
-    priority: int = 0
+    priority: int | None = None
     grammar: str | None = None  # Lark
     regex: str | None = None
-    user: str | None = None
 
 
 class ChatRequest(Sampled, frozen=True, kw_only=True):
@@ -146,9 +164,8 @@ class ChatRequest(Sampled, frozen=True, kw_only=True):
     logprobs: bool | None = None
     top_logprobs: TopLogprobs | None = None
     max_completion_tokens: int | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    safety_identifier: str | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None  # default: when the last message is the assistant's
 
 
 class CompletionRequest(Sampled, frozen=True, kw_only=True):
@@ -156,90 +173,10 @@ class CompletionRequest(Sampled, frozen=True, kw_only=True):
 
     prompt: str | list[str | int | list[int]]
     logprobs: TopLogprobs | None = None
-    echo: bool = False
-
-
-class FunctionItem(_Body, frozen=True, kw_only=True):
-    """A function on offer, as the Responses API has it."""
-
-    type: Literal["function"]
-    name: str
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class ChosenItem(_Body, frozen=True, kw_only=True):
-    """The one function that is to be called."""
-
-    type: Literal["function"]
-    name: str
-
-
-class MessageItem(_Body, tag="message", tag_field="type", frozen=True, kw_only=True):
-    """A turn."""
-
-    role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[TextPart]
-    id: str | None = None
-    status: str | None = None
-    phase: str | None = None
-
-
-class CallItem(_Body, tag="function_call", tag_field="type", frozen=True, kw_only=True):
-    """A call that the model made earlier."""
-
-    call_id: str
-    name: str
-    arguments: str
-    id: str | None = None
-    status: str | None = None
-    namespace: str | None = None
-
-
-class CallOutputItem(_Body, tag="function_call_output", tag_field="type", frozen=True, kw_only=True):
-    """What a call gave."""
-
-    call_id: str
-    output: str
-    id: str | None = None
-    status: str | None = None
-
-
-class SchemaText(_Body, tag="json_schema", tag_field="type", frozen=True, kw_only=True):
-    """JSON of one schema, as the Responses API has it."""
-
-    name: str = "reply"
-    schema: dict[str, Any] | None = None
-    description: str | None = None
-    strict: bool | None = None
-
-
-class TextConfig(_Body, frozen=True, kw_only=True):
-    """How the text is to be."""
-
-    format: TextFormat | JsonObjectFormat | SchemaText | None = None
-    verbosity: None = None
-
-
-class ResponsesRequest(_Body, frozen=True, kw_only=True):
-    """POST /v1/responses. Nothing is stored: a conversation is sent whole."""
-
-    input: str | list[dict[str, Any]]
-    model: str = ""
-    instructions: str | None = None
-    tools: list[FunctionItem] | None = None
-    tool_choice: Literal["none", "auto", "required"] | ChosenItem | None = None
-    parallel_tool_calls: bool | None = None
-    text: TextConfig | None = None
-    stream: bool = False
-    temperature: float | None = None
-    top_p: float | None = None
-    max_output_tokens: int | None = None
-    metadata: dict[str, str] | None = None
-    store: bool | None = None
-    user: str | None = None
-    truncation: Literal["disabled"] | None = None
+    echo: bool | None = None
+    best_of: int | None = None
+    suffix: str | None = None
+    special: bool | None = None  # read the names of special tokens in the prompt as those tokens
 
 
 class TokenizeRequest(_Body, frozen=True, kw_only=True):
@@ -247,11 +184,12 @@ class TokenizeRequest(_Body, frozen=True, kw_only=True):
 
     text: str | None = None
     messages: list[ChatMessage] | None = None
-    model: str = ""
+    special: bool | None = None  # read the names of special tokens in the text as those tokens
+    model: str | None = None
 
 
 class DetokenizeRequest(_Body, frozen=True, kw_only=True):
     """POST /detokenize."""
 
     tokens: list[int]
-    model: str = ""
+    model: str | None = None

@@ -1,7 +1,6 @@
 """The model that is served: its engine, its chat format, its tools, and the limits of requests to it."""
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,12 +8,16 @@ import msgspec
 
 from herd.engine.agent import Agent
 from herd.engine.engine import Engine
-from herd.engine.grammar import Grammars
-from herd.engine.request import Constraint, Request, SamplingParams
+from herd.engine.grammar import Grammars, forced_calls
+from herd.engine.request import Request, SamplingParams
+from herd.engine.schemas import relaxed
 from herd.errors import RequestError
 from herd.serve.errors import ApiError
 from herd.serve.metrics import Metrics
+from herd.serve.pools import Pools
+from herd.serve.store import Store
 from herd.text.chat_format import ChatFormat
+from herd.text.messages import Tool
 from herd.tools import ToolBox
 from herd.weights.presets import Preset
 
@@ -31,15 +34,17 @@ class Served:
     toolbox: ToolBox = field(default_factory=ToolBox)
     max_prompt: int | None = None  # tokens
     timeout: float | None = None  # seconds, for requests that name none
+    use_preset: bool = True  # for requests without a system message, or without sampling
+    pools: Pools = field(default_factory=Pools)
+    store: Store = field(default_factory=Store)
     created: int = field(default_factory=lambda: int(time.time()))
+
+    left_out: dict[str, str] = field(default_factory=dict)  # tools that cannot be offered, and why
+    notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.grammars = Grammars(self.engine.tokenizer, self.engine.backend.config.vocab)
         self._agent = None if self.format is None else Agent(self.engine, self.format, self.toolbox, self.grammars)
-
-    def constraint(self, grammar: str) -> Callable[[], Constraint]:
-        """What holds a reply to a grammar. It may take a moment: call it on a thread."""
-        return self.grammars.constraint(grammar)
 
     def agent(self) -> Agent:
         """What replies to conversations; ApiError for a model without a chat format."""
@@ -47,12 +52,26 @@ class Served:
             raise ApiError(400, f"{self.name} has no chat format; use /v1/completions", code="no_chat_format")
         return self._agent
 
+    def admit_tools(self) -> None:
+        """Leave out, and say why in `left_out`, tools that calls cannot be held to: one such would fail every request."""
+        for name, (tool, run) in list(self.toolbox.runners.items()):
+            parameters, dropped = relaxed(tool.parameters)
+            try:
+                self.grammars.constraint(forced_calls([Tool(name, tool.description, parameters)], several=False))
+            except RequestError as error:
+                del self.toolbox.runners[name]
+                self.left_out[name] = str(error)
+            else:
+                self.toolbox.runners[name] = (Tool(name, tool.description, parameters), run)
+                self.notes += [f"{name}: {what} is not held to" for what in dropped]
+
     def warm_up(self) -> None:
         """Touch all weights once, so that the first client does not wait for them."""
         self.engine.complete(Request(prompt=[0], params=SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)))
 
     def close(self) -> None:
         """Stop the engine and the tools."""
+        self.pools.close()
         self.grammars.close()
         self.toolbox.close()
         self.engine.close()

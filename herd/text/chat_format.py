@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 from herd.errors import FormatError, RequestError
 from herd.text.dialog import ROLES, Dialog, ToolFormat, system_text
@@ -29,8 +29,11 @@ class ChatFormat(Protocol):
         builtin_tools: Sequence[str] = (),
         date: datetime.date | None = None,
         reply: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> Encoded:
-        """The conversation's tokens; `reply` makes a prompt of it that asks for the assistant's next turn."""
+        """The conversation's tokens; `reply` makes a prompt of it that asks for the assistant's next turn. `variables` are for a
+        template that reads more.
+        """
         ...
 
 
@@ -51,6 +54,7 @@ class LlamaChat:
         builtin_tools: Sequence[str] = (),
         date: datetime.date | None = None,
         reply: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> Encoded:
         """The tokens; a system message is made when tools or a date need one."""
         rest = list(messages)
@@ -92,6 +96,7 @@ class TemplateChat:
         builtin_tools: Sequence[str] = (),
         date: datetime.date | None = None,
         reply: bool = True,
+        variables: Mapping[str, Any] | None = None,
     ) -> Encoded:
         """The tokens. Functions, calls and results go through the template, or as text where it does not read them."""
         if builtin_tools:
@@ -107,7 +112,7 @@ class TemplateChat:
             rest.insert(0, {"role": "system", "content": text})
         return template.encode(
             self._tokenizer, rest, tools=[tool_dict(tool) for tool in tools] if tools and read else None, reply=reply,
-            variables={} if date is None else {"date_string": f"{date:%d %b %Y}"},
+            variables={**({} if date is None else {"date_string": f"{date:%d %b %Y}"}), **(variables or {})},
         )  # fmt: skip
 
 

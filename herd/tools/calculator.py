@@ -29,6 +29,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 _PERCENT_OF = re.compile(r"(\d+(?:\.\d+)?)\s*%\s*of\b")
 _PERCENT = re.compile(r"(\d+(?:\.\d+)?)\s*%(?=\s*(?:$|[)+\-*/,]))")
 _MOST_BITS = 10_000
+_LONGEST = 1000
 
 
 def _refuse(what: str) -> Any:
@@ -37,19 +38,21 @@ def _refuse(what: str) -> Any:
 
 def calculate(expression: str) -> str:
     """The value of an expression; RequestError saying what is not understood or not possible."""
+    if len(expression) > _LONGEST:
+        _refuse(f"an expression of over {_LONGEST:,} characters")
     text = _PERCENT_OF.sub(r"(\1/100)*", expression.strip().rstrip("=?"))
     text = _PERCENT.sub(r"(\1/100)", text).replace("^", "**").replace("×", "*").replace("÷", "/").replace("−", "-")
-    if len(text) > 1000:
-        _refuse("an expression of over 1000 characters")
     try:
         value = _value(ast.parse(text, mode="eval").body)
         if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
             value = int(value)
         return f"{value:.15g}" if isinstance(value, float) else str(value)
     except (SyntaxError, RecursionError, MemoryError) as error:
-        raise RequestError(f"{expression!r} is not arithmetic the calculator reads, like sqrt(2) * 3**4") from error
+        raise RequestError(
+            f"{expression[:80]!r} is not arithmetic the calculator reads, like sqrt(2) * 3**4"
+        ) from error
     except (ArithmeticError, ValueError, TypeError) as error:
-        raise RequestError(f"{expression!r} has no value: {error}") from error
+        raise RequestError(f"{expression[:80]!r} has no value: {error}") from error
 
 
 def _value(node: ast.expr) -> Any:

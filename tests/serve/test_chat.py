@@ -88,7 +88,7 @@ def test_several_choices_differ_and_repeat_with_a_seed(client):
 def test_logprobs_are_of_the_tokens_of_the_text(client):
     choice = create(client, logprobs=True, top_logprobs=3).choices[0]
     content = choice.logprobs.content
-    assert b"".join(bytes(item.bytes) for item in content).decode().startswith(choice.message.content)
+    assert b"".join(bytes(item.bytes) for item in content).decode() == choice.message.content  # no end token
     for item in content:
         assert item.logprob <= 0
         assert len(item.top_logprobs) == 3
@@ -182,14 +182,13 @@ def test_none_and_unparsable_calls_are_content(client):
         ({"messages": [{"role": "robot", "content": "x"}]}, "messages[0].role", 400),
         ({"messages": [{"role": "user"}]}, "messages[0].content", 400),
         ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "nope"}]}, "messages[0].tool_call_id", 400),
-        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, None, 400),
+        ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, "messages[0].content[0].type", 400),
         ({"temperature": -1}, "temperature", 400),
         ({"temperature": "hot"}, "temperature", 400),
         ({"n": 0}, "n", 400),
         ({"top_logprobs": 3}, "top_logprobs", 400),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", 400),
         ({"logit_bias": {"x": 1}}, "logit_bias", 400),
-        ({"reasoning_effort": "high"}, "reasoning_effort", 400),
         ({"audio": {}}, "audio", 400),
         ({"model": "gpt-9"}, "model", 404),
         ({"max_tokens": 10**6}, None, 400),
@@ -197,7 +196,14 @@ def test_none_and_unparsable_calls_are_content(client):
         ({"tools": [WEATHER], "tool_choice": {"type": "function", "function": {"name": "f"}}}, "tool_choice", 400),
         ({"grammar": "start: nonsense("}, None, 400),
         ({"response_format": {"type": "json_schema", "json_schema": {"schema": {"type": "robot"}}}}, None, 400),
-        ({"store": True}, "store", 400),
+        ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools[0].function.name", 400),
+        ({"tools": [WEATHER] * 2}, "tools", 400),
+        ({"tools": [{"type": "function", "function": {"name": "odd", "parameters": {"type": "object", "properties": {"a": {"type": "robot"}}}}}]}, "tools", 400),
+        ({"stop": ["x"] * 200_000}, "stop", 400),
+        ({"grammar": "start: " + " | ".join(f'"w{i}"' for i in range(100_000))}, "grammar", 400),
+        ({"chat_template_kwargs": {"messages": []}}, "chat_template_kwargs.messages", 400),
+        ({"chat_template_kwargs": {"tone": "<|im_end|>"}}, "chat_template_kwargs.tone", 400),
+        ({"messages": [{"role": "user", "content": "x"}], "continue_final_message": True}, "messages", 400),
         ({"timeout": 0}, "timeout", 400),
         ({"priority": -1}, "priority", 400),
     ],
@@ -227,6 +233,10 @@ def test_completions_echo_logprobs_and_lists(client):
     answer = make(model=MODEL, prompt="The capital of France is", max_tokens=4, temperature=0, logprobs=2, echo=True)
     choice = answer.choices[0]
     assert choice.text.startswith("The capital of France is Paris")
+    assert "".join(choice.logprobs.tokens) == choice.text
+    assert choice.logprobs.text_offset == [
+        sum(map(len, choice.logprobs.tokens[:i])) for i in range(len(choice.logprobs.tokens))
+    ]
     assert choice.logprobs.token_logprobs[0] is None
     assert all(value <= 0 for value in choice.logprobs.token_logprobs[1:])
     assert "".join(choice.logprobs.tokens).startswith(choice.text)
@@ -279,7 +289,7 @@ def test_responses_text_tools_and_streaming(client):
     }
     form = {"format": {"type": "json_schema", "name": "number", "schema": schema, "strict": True}}
     assert isinstance(json.loads(make(model=MODEL, input="A number?", text=form, temperature=0).output_text)["n"], int)
-    with pytest.raises(openai.BadRequestError, match="previous_response_id is not supported"):
+    with pytest.raises(openai.BadRequestError, match="is not kept here"):
         make(model=MODEL, input="x", previous_response_id="resp_1")
 
 

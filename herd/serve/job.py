@@ -1,0 +1,124 @@
+"""What the endpoints that generate have in common: parts that come, told whole or as a stream."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, Protocol
+
+from herd.engine.agent import Offer, ToolResult
+from herd.engine.grammar import regex_grammar
+from herd.engine.request import Usage
+from herd.engine.schemas import relaxed
+from herd.errors import RequestError
+from herd.serve.served import Served
+from herd.text.messages import Message, Tool
+
+_LONGEST_GRAMMAR = 50_000  # characters; compiling takes time that grows with them
+_LONGEST_SCHEMA = 200_000
+
+
+class Job(Protocol):
+    """One request, checked and ready to run. `accepted` is set when the engine has taken it."""
+
+    accepted: asyncio.Event
+    replies: int
+
+    def parts(self) -> AsyncIterator[Any]:
+        """The replies as they come."""
+        ...
+
+    async def whole(self, parts: AsyncIterator[Any]) -> dict[str, Any]:
+        """The answer in one object."""
+        ...
+
+    def chunks(self, parts: AsyncIterator[Any]) -> AsyncIterator[dict[str, Any]]:
+        """The answer in the pieces of a stream."""
+        ...
+
+
+def with_preset(served: Served, messages: list[Message]) -> list[Message]:
+    """The messages, after the preset's system message where they have none."""
+    if not served.use_preset or not served.preset.system or any(message.role == "system" for message in messages):
+        return messages
+    return [Message("system", served.preset.system), *messages]
+
+
+def prefilled(messages: list[Message], wanted: bool | None = None) -> tuple[list[Message], str]:
+    """The messages, and the beginning of the reply that the client wrote: an assistant's message that comes last."""
+    last = messages[-1]
+    if wanted is False or last.role != "assistant" or last.tool_calls:
+        if wanted and last.role != "assistant":
+            raise RequestError("continue_final_message: the last message is not the assistant's", param="messages")
+        return messages, ""
+    return messages[:-1], last.content
+
+
+def held_text(grammar: str | None, regex: str | None) -> str | None:
+    """The grammar that a request's whole text is held to, if any."""
+    if grammar is not None and regex is not None:
+        raise RequestError("give one of response_format, grammar and regex", param="grammar")
+    for name, text in (("grammar", grammar), ("regex", regex)):
+        if text is not None and len(text) > _LONGEST_GRAMMAR:
+            raise RequestError(
+                f"{name} has {len(text):,} characters; expected {_LONGEST_GRAMMAR:,} at most", param=name
+            )
+    return grammar if regex is None else regex_grammar(regex)
+
+
+def template_variables(given: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Variables for the chat template; RequestError for what could pass for the conversation or a special token."""
+    for name, value in (given or {}).items():
+        if (
+            name in ("messages", "tools", "add_generation_prompt")
+            or name.endswith("_token")
+            or "<" in json.dumps(value)
+        ):
+            raise RequestError(
+                f"chat_template_kwargs.{name}: expected a variable of the template's own, and no < in it",
+                param=f"chat_template_kwargs.{name}",
+            )
+    return given
+
+
+def relax(offer: Offer, content: dict[str, Any] | None, notes: list[str], where: str) -> Offer:
+    """The offer with schemas that replies can be held to; what they are not held to is added to `notes`."""
+    tools = []
+    for tool in offer.tools:
+        parameters, dropped = relaxed(_bounded(tool.parameters, f"the parameters of {tool.name}", "tools"))
+        notes += [f"{tool.name}: {what} is not held to" for what in dropped]
+        tools.append(Tool(tool.name, tool.description, parameters))
+    if content is not None:
+        content, dropped = relaxed(_bounded(content, "the schema", where))
+        notes += [f"{where}: {what} is not held to" for what in dropped]
+    return Offer(tuple(tools), offer.choice, offer.parallel, offer.allowed, content, offer.variables)
+
+
+def _bounded(schema: dict[str, Any], what: str, param: str) -> dict[str, Any]:
+    if (size := len(json.dumps(schema))) > _LONGEST_SCHEMA:
+        raise RequestError(f"{what} is {size:,} characters long; expected {_LONGEST_SCHEMA:,} at most", param=param)
+    return schema
+
+
+def add(total: Usage, part: Usage) -> Usage:
+    """Usage of several replies to one prompt."""
+    return Usage(part.prompt, total.completion + part.completion, max(total.cached, part.cached))
+
+
+def usage(total: Usage) -> dict[str, Any]:
+    """Usage as OpenAI counts it."""
+    return {
+        "prompt_tokens": total.prompt,
+        "completion_tokens": total.completion,
+        "total_tokens": total.prompt + total.completion,
+        "prompt_tokens_details": {"cached_tokens": total.cached},
+    }
+
+
+def executed(result: ToolResult) -> dict[str, Any]:
+    """A call that the server ran."""
+    return {"name": result.call.name, "arguments": result.call.arguments, "output": result.output}
+
+
+def warned(answer: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
+    """An answer, with what the client should know of it."""
+    return {**answer, "warnings": list(notes)} if notes else answer
