@@ -188,7 +188,7 @@ class Terminal:
             pairs = dict(pair.partition("=")[::2] for pair in text.split())
             values = {key: None if value == "none" else value for key, value in pairs.items()}
             params = read(SamplingParams, None, {**current, **values})
-            params.check(self._conversation.agent.engine.backend.config.vocab)
+            params.check(self._conversation.agent.engine.config.vocab)
             self._conversation.params = params
         shown = msgspec.to_builtins(self._conversation.params)
         self._print(

@@ -38,7 +38,7 @@ class Agent:
 
         with self._making:
             if self.grammars is None:
-                self.grammars = Grammars(self.engine.tokenizer, self.engine.backend.config.vocab)
+                self.grammars = Grammars(self.engine.tokenizer, self.engine.config.vocab)
         return self.grammars.constraint(grammar)
 
     def turns(

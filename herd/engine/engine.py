@@ -4,9 +4,12 @@ Everything that generates text goes through here: chat, server, synthetic data, 
 """
 
 import itertools
+import os
 import queue
+import random
 import threading
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from concurrent.futures import Future
 from typing import Any
@@ -69,7 +72,9 @@ class Engine:
         self._special = frozenset(tokenizer.special_tokens.values())
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._outputs: dict[Sequence, Output] = {}
+        self._outbox: dict[Caller, list[Event | Completion | HerdError]] = {}
         self._arrivals = itertools.count()
+        self._seeds = random.Random(os.urandom(16))  # of requests without one of their own
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # of the three below
         self._open = 0  # completions that were taken and have not ended
@@ -121,11 +126,11 @@ class Engine:
     def _receive(self, caller: Caller, received: "queue.SimpleQueue[Any]", left: int) -> Iterator[Event]:
         try:
             while left:
-                event = received.get()
-                if isinstance(event, BaseException):
-                    raise event
-                left -= event.finish_reason is not None
-                yield event
+                for event in received.get():
+                    if isinstance(event, BaseException):
+                        raise event
+                    left -= event.finish_reason is not None
+                    yield event
         finally:
             if left:
                 self._cancel(caller)
@@ -137,9 +142,9 @@ class Engine:
         loop = asyncio.get_running_loop()
         received: asyncio.Queue[Any] = asyncio.Queue()
 
-        def deliver(event: Any) -> None:
+        def deliver(events: list[Any]) -> None:
             try:
-                loop.call_soon_threadsafe(received.put_nowait, event)
+                loop.call_soon_threadsafe(received.put_nowait, events)
             except RuntimeError:  # the loop has ended; nobody listens
                 return
 
@@ -147,11 +152,11 @@ class Engine:
         left = self._submit(_listed(requests), caller)
         try:
             while left:
-                event = await received.get()
-                if isinstance(event, BaseException):
-                    raise event
-                left -= event.finish_reason is not None
-                yield event
+                for event in await received.get():
+                    if isinstance(event, BaseException):
+                        raise event
+                    left -= event.finish_reason is not None
+                    yield event
         finally:
             if left:
                 self._cancel(caller)
@@ -182,6 +187,7 @@ class Engine:
     def _run(self, requests: Iterator[Request], ahead: int, *, retry: bool = True) -> Iterator[Completion]:
         received: queue.SimpleQueue[Any] = queue.SimpleQueue()
         caller = Caller(received.put, whole=True)
+        finished: deque[Any] = deque()
         left, request = 0, next(requests, None)
         try:
             while left or request is not None:
@@ -195,14 +201,16 @@ class Engine:
                     except EngineStoppedError:
                         raise
                     except HerdError as error:
-                        for completion in _refused(request, error):
-                            received.put(completion)
-                            left += 1
+                        refused = _refused(request, error)
+                        received.put(refused)
+                        left += len(refused)
                     request = next(requests, None)
                 if not left:
                     time.sleep(_RETRY)
                     continue
-                completion = received.get()
+                if not finished:
+                    finished.extend(received.get())
+                completion = finished.popleft()
                 if isinstance(completion, BaseException):
                     raise completion
                 left -= 1
@@ -236,7 +244,7 @@ class Engine:
         self._check_alive()
         outputs = []
         for request in requests:
-            sequences = admit(request, self.config, self.max_length, self._arrivals)
+            sequences = admit(request, self.config, self.max_length, self._arrivals, self._seeds)
             outputs += [Output(caller, request, s, sequences[0], self.tokenizer, self._special) for s in sequences]
         if len(outputs) > self._max_waiting:
             raise RequestError(f"{len(outputs):,} completions at once; expected at most {self._max_waiting:,}")
@@ -292,16 +300,18 @@ class Engine:
             elif kind == "update":
                 value[1].set_exception(EngineStoppedError("the engine has ended"))
         if error is None:
-            for output in list(self._outputs.values()):
-                output.finish("cancelled")
+            for output in self._outputs.values():
+                self._send(output, output.finish("cancelled"))
         else:
-            for caller in {output.caller for output in self._outputs.values()}:
-                caller.deliver(error)
+            for output in self._outputs.values():
+                self._send(output, error)
         self._outputs.clear()
+        self._deliver()
 
     def _take_orders(self) -> bool:
         """Handle what callers asked for, waiting when there is nothing else to do; False to stop."""
         while True:
+            self._deliver()
             try:
                 kind, value = self._inbox.get(block=not self._outputs)
             except queue.Empty:
@@ -358,10 +368,10 @@ class Engine:
                 error = constraint.error
             if error is None:
                 reason = output.take(result)
-        if reason is None:
-            output.send()
-        else:
+        if reason is not None:
             self._finish(output, reason, error)
+        elif (event := output.news()) is not None:
+            self._send(output, event)
 
     def _finish(self, output: Output, reason: FinishReason, error: HerdError | None = None) -> None:
         self.scheduler.remove(output.sequence, forget=error is not None)
@@ -369,14 +379,23 @@ class Engine:
         output.caller.open.discard(output)
         with self._lock:
             self._open -= 1
-        output.finish(reason, error)
+        self._send(output, output.finish(reason, error))
+
+    def _send(self, output: Output, news: Event | Completion | HerdError) -> None:
+        self._outbox.setdefault(output.caller, []).append(news)
+
+    def _deliver(self) -> None:
+        """Give everybody what came for them since the last time."""
+        outbox, self._outbox = self._outbox, {}
+        for caller, news in outbox.items():
+            caller.deliver(news)
 
 
 def _listed(requests: Request | Iterable[Request]) -> list[Request]:
     return [requests] if isinstance(requests, Request) else list(requests)
 
 
-def _refused(request: Request, error: HerdError) -> Iterator[Completion]:
+def _refused(request: Request, error: HerdError) -> list[Completion]:
     """The completions of a request that was refused: as many as it wanted, or one where that is what is wrong."""
     count = request.params.n if isinstance(request.params.n, int) and 1 <= request.params.n <= 1024 else 1
-    return (Completion(request=request, index=i, finish_reason="error", error=error) for i in range(count))
+    return [Completion(request=request, index=i, finish_reason="error", error=error) for i in range(count)]

@@ -12,9 +12,11 @@ from herd.text.tokenizer import StreamDecoder, Tokenizer
 
 
 class Caller:
-    """Who waits for completions: `deliver` takes events, or completions where they are wanted `whole`."""
+    """Who waits for completions: `deliver` takes what a step had for it in a list, events, or completions where they are
+    wanted `whole`, and exceptions. One at a time would hand the interpreter to and fro for each.
+    """
 
-    def __init__(self, deliver: Callable[[Any], None], *, whole: bool = False) -> None:
+    def __init__(self, deliver: Callable[[list[Any]], None], *, whole: bool = False) -> None:
         self.deliver, self.whole = deliver, whole
         self.open: set[Output] = set()  # the engine's thread keeps it
 
@@ -55,16 +57,16 @@ class Output:
                 return "stop"
         return "length" if len(sequence.tokens) >= sequence.max_length else None
 
-    def send(self) -> None:
-        """Deliver what is new, unless the completion is wanted whole."""
+    def news(self) -> Event | None:
+        """What is new, unless the completion is wanted whole."""
         if not self.caller.whole and (self._tokens or any(self._text)):
-            self.caller.deliver(Event(**self._parts()))
+            return Event(**self._parts())
+        return None
 
-    def finish(self, reason: FinishReason, error: HerdError | None = None) -> None:
-        """Deliver the end; a stream's error as such."""
+    def finish(self, reason: FinishReason, error: HerdError | None = None) -> Event | Completion | HerdError:
+        """The end; a stream's error as such."""
         if error is not None and not self.caller.whole:
-            self.caller.deliver(error)
-            return
+            return error
         if not self._stopped:
             text, stopped = self._stop.push(self._decoder.finish())
             self._text += [text] if stopped else [text, self._stop.finish()]
@@ -77,9 +79,8 @@ class Output:
             parts["prompt_logprobs"] = tuple(sequence.scores)
         if self.caller.whole:
             parts["request"] = self.request
-            self.caller.deliver(Completion(finish_reason=reason, error=error, **parts))
-        else:
-            self.caller.deliver(Event(finish_reason=reason, **parts))
+            return Completion(finish_reason=reason, error=error, **parts)
+        return Event(finish_reason=reason, **parts)
 
     def _parts(self) -> dict[str, Any]:
         """What is new, taken out."""

@@ -125,7 +125,7 @@ class Api:
         """Tokens -> text."""
         body = await self._body(request, DetokenizeRequest)
         served = self._ready(body.model)
-        vocab = served.engine.backend.config.vocab
+        vocab = served.engine.config.vocab
         if any(not 0 <= token < vocab for token in body.tokens):
             raise ApiError(400, f"tokens: expected numbers from 0 to {vocab - 1}", param="tokens")
         return _Json({"text": decode_tokens(served.engine.tokenizer, body.tokens)})

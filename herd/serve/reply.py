@@ -111,7 +111,7 @@ def sampling(served: Served, body: Any, **values: Any) -> SamplingParams:
     found |= {name: value for name, value in values.items() if value is not None}
     params = SamplingParams(**found)
     try:
-        params.check(served.engine.backend.config.vocab)
+        params.check(served.engine.config.vocab)
     except OverflowError as error:
         raise RequestError(f"a number is too large: {error}") from error
     if params.n > 128:

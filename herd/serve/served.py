@@ -43,7 +43,7 @@ class Served:
     notes: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.grammars = Grammars(self.engine.tokenizer, self.engine.backend.config.vocab)
+        self.grammars = Grammars(self.engine.tokenizer, self.engine.config.vocab)
         self._agent = None if self.format is None else Agent(self.engine, self.format, self.toolbox, self.grammars)
 
     def agent(self) -> Agent:
