@@ -5,6 +5,7 @@ import importlib
 import io
 import os
 import sys
+import warnings
 
 import click
 
@@ -56,6 +57,7 @@ def herd() -> None:
 
 def main() -> None:
     """Run the command line; errors of users and of the system are one line and exit status 2."""
+    warnings.showwarning = lambda message, *_, **__: print(f"herd: {message}", file=sys.stderr)
     try:
         _accept_terminals()
         code = herd.main(prog_name="herd", standalone_mode=False)

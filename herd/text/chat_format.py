@@ -14,6 +14,7 @@ from herd.text.messages import Message, Tool, ToolCall
 from herd.text.template import ChatTemplate
 from herd.text.template_messages import CallsForm, calls_form, message_dicts, tool_dict
 from herd.text.tokenizer import Tokenizer
+from herd.text.vocabulary import looks_special
 
 
 class ChatFormat(Protocol):
@@ -115,6 +116,22 @@ class TemplateChat:
             variables={**({} if date is None else {"date_string": f"{date:%d %b %Y}"}), **(variables or {})},
         )  # fmt: skip
 
+    def ends_of_turn(self) -> frozenset[int]:
+        """The token that the template writes after an assistant's turn, if it is one: the best witness of what ends a reply."""
+        said = "herd-marker"
+        turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": said}]
+        try:
+            text = self._template.render(turns, reply=False)
+        except RequestError:
+            return frozenset()
+        after = text.rpartition(said)[2].lstrip() if said in text else ""
+        names = (name for name in self._tokenizer.special_tokens if after.startswith(name))
+        if (name := max(names, key=len, default=None)) is not None:
+            return frozenset([self._tokenizer.special_tokens[name]])
+        word = after.split(maxsplit=1)[0] if after else ""
+        tokens = self._tokenizer.encode(word) if looks_special(word) else []
+        return frozenset(tokens if len(tokens) == 1 else [])
+
 
 def _declared(tokenizer: Tokenizer) -> dict[str, str]:
     """The declared tokens by the names that templates have for them, whether or not one is added to a text by itself."""
@@ -169,11 +186,14 @@ def _is_metas(source: str) -> bool:
 def chat_format(tokenizer: Tokenizer, template: str | None, tool_template: str | None = None) -> ChatFormat:
     """The format for a model; FormatError when it has neither Llama 3's special tokens nor a template.
 
-    LlamaChat stands for Meta's own template and writes what Meta's ChatFormat does; any other template is rendered.
+    LlamaChat stands for Meta's own template and writes what Meta's ChatFormat does; any other template is rendered, and what
+    it writes at the end of a turn is added to `tokenizer.stop_ids`.
     """
     llama3 = "<|start_header_id|>" in tokenizer.special_tokens and "<|python_tag|>" in tokenizer.special_tokens
     if llama3 and tool_template is None and (template is None or _is_metas(template)):
         return LlamaChat(tokenizer)
     if template is None and tool_template is None:
         raise FormatError("this model has no chat template; use `herd generate --raw` to continue plain text")
-    return TemplateChat(tokenizer, template or tool_template or "", tool_template=tool_template)
+    chat = TemplateChat(tokenizer, template or tool_template or "", tool_template=tool_template)
+    tokenizer.stop_ids |= chat.ends_of_turn()
+    return chat

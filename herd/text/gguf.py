@@ -8,14 +8,22 @@ from typing import TYPE_CHECKING
 
 from herd.errors import FormatError
 from herd.text._bpe import Bpe, Strings
+from herd.text.pre_tokenizers import CUTS, pre_tokenizer
 from herd.text.tokenizer import Declared
 from herd.text.tokenizer_json import HFTokenizer
-from herd.text.vocabulary import GGUF_CONTROL, GGUF_USER_DEFINED, cut_long, stops_of, well_formed
+from herd.text.vocabulary import (
+    ALWAYS_SPECIAL,
+    GGUF_CONTROL,
+    GGUF_USER_DEFINED,
+    cut_long,
+    looks_special,
+    stops_of,
+    well_formed,
+)
 
 if TYPE_CHECKING:
     from herd.text.tokenizer import Batch
 
-_CUTS = {"llama-bpe": 0, "llama3": 0, "llama-v3": 0, "gpt-2": 1, "smollm": 2}  # as csrc/words.h numbers them
 _PLAIN, _SPECIAL, _USER = range(3)
 _KIND_OF_TYPE = bytes({GGUF_CONTROL: _SPECIAL, GGUF_USER_DEFINED: _USER}.get(t, _PLAIN) for t in range(256))
 
@@ -32,19 +40,21 @@ class GGUFTokenizer:
         merges: Strings | Sequence[str],
         declared: Declared = Declared(),
     ) -> None:
-        if pre not in _CUTS:
-            raise FormatError(f"tokenizer.ggml.pre is {pre!r}; herd knows {', '.join(_CUTS)}")
+        words = pre_tokenizer(pre)
         if len(types) != len(tokens):
             raise FormatError(f"tokenizer.ggml.token_type has {len(types)} entries; expected {len(tokens)}")
         self._pre, self._types = pre, types
         self._tokens = tokens if isinstance(tokens, Strings) else Strings(list(tokens))
         self._merges = merges if isinstance(merges, Strings) else Strings(list(merges))
         try:
-            kinds = bytes(types).translate(_KIND_OF_TYPE)
+            each = bytearray(types).translate(_KIND_OF_TYPE)
         except ValueError as error:
             raise FormatError("tokenizer.ggml.token_type has a type that is none; expected 0 to 255") from error
+        for token in (*self._tokens.find(list(ALWAYS_SPECIAL)), *self._ends(declared)):
+            each[token] = _SPECIAL  # converters often type them as text; llama.cpp overrides that too
+        kinds = bytes(each)
         try:
-            self._bpe = Bpe(self._tokens, kinds, self._merges, _CUTS[pre], _CUTS[pre] == 0)
+            self._bpe = Bpe(self._tokens, kinds, self._merges, CUTS.index(words.cut), words.whole_words)
         except ValueError as error:
             raise FormatError(f"tokenizer.ggml.merges: {error}") from error
         self.special_tokens = {self._tokens[m.start()]: m.start() for m in re.finditer(b"%c" % _SPECIAL, kinds)}
@@ -53,6 +63,11 @@ class GGUFTokenizer:
         self.declared = declared
         self.bos_id = declared.first
         self.stop_ids = stops_of(self.special_tokens, declared.stops)
+
+    def _ends(self, declared: Declared) -> list[int]:
+        """Declared starts and ends whose names look like a special token's."""
+        ids = {i for i in (declared.bos, *declared.stops) if i is not None and i < len(self._tokens)}
+        return [i for i in ids if looks_special(self._tokens[i])]
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""

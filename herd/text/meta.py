@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from herd.errors import FormatError, first_line
-from herd.text.pre_tokenizers import LLAMA3_PATTERN, PRE_TOKENIZERS
+from herd.text.pre_tokenizers import LLAMA3_PATTERN, STEPS
 from herd.text.tokenizer import Declared
 from herd.text.tokenizer_json import tokenizer_spec
 from herd.text.vocabulary import LLAMA3_SPECIAL, one_batch, stops_of, to_characters, well_formed
@@ -138,7 +138,7 @@ class TiktokenTokenizer:
         spec = tokenizer_spec(
             {to_characters(token): rank for token, rank in self.ranks.items()},
             [[to_characters(a), to_characters(b)] for *_, a, b in merges],
-            PRE_TOKENIZERS["llama3"],
+            STEPS["llama3"],
             self.special_tokens,
             ignore_merges=True,
         )

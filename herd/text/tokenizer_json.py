@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from herd.errors import FormatError, first_line
-from herd.text.pre_tokenizers import PRE_TOKENIZERS, recognize
+from herd.text.pre_tokenizers import PRE_TOKENIZERS, STEPS, recognize
 from herd.text.tokenizer import Declared
 from herd.text.vocabulary import (
+    ALWAYS_SPECIAL,
     GGUF_CONTROL,
     GGUF_USER_DEFINED,
     LLAMA3_SPECIAL,
     cut_long,
+    looks_special,
     one_batch,
     stops_of,
     to_bytes,
@@ -44,14 +46,15 @@ class HFTokenizer:
         if "ByteLevel" not in json.dumps(spec.get("pre_tokenizer")) or model.get("byte_fallback"):
             raise FormatError("tokenizer.json: not a byte-level BPE (SentencePiece style); herd runs byte-level ones")
         added = [token for token in spec.get("added_tokens") or [] if isinstance(token, dict)]
-        self.special_tokens: dict[str, int] = {t["content"]: t["id"] for t in added if t.get("special")}
+        self.special_tokens = _special(added, model["vocab"], declared)
         self._spec = spec
         # Special tokens and the post-processor that writes them are taken out: plain text cannot become one.
         vocab = {name: i for name, i in model["vocab"].items() if name not in self.special_tokens}
-        vocab |= {t["content"]: t["id"] for t in added if not t.get("special")}
+        text_tokens = [t for t in added if t["content"] not in self.special_tokens]
+        vocab |= {t["content"]: t["id"] for t in text_tokens}
         plain = {
             **spec,
-            "added_tokens": [t for t in added if not t.get("special")],
+            "added_tokens": text_tokens,
             "post_processor": None,
             "truncation": None,
             "padding": None,
@@ -65,6 +68,8 @@ class HFTokenizer:
             raise FormatError(f"tokenizer.json: {first_line(error)}") from error
         self._names = {i: name for name, i in vocab.items()}
         self._added = {t["id"]: t["content"].encode() for t in added}
+        # Only where every step is known can it be said where no token crosses.
+        self._cuts_long = not text_tokens and self._pre is not None
         self.vocab_size = max([*self._names, *self._added], default=-1) + 1
         self.declared = declared
         self.bos_id = declared.first
@@ -90,16 +95,16 @@ class HFTokenizer:
         spec = tokenizer_spec(
             ids,  # with the special ones: the library gives ids of its own to added tokens that are not in the vocabulary
             [merge.split(" ", 1) for merge in merges],
-            PRE_TOKENIZERS[pre],
+            STEPS[PRE_TOKENIZERS[pre].cut],
             special,
-            ignore_merges=pre != "smollm" and pre != "gpt-2",
+            ignore_merges=PRE_TOKENIZERS[pre].whole_words,
             user_defined=user_defined,
         )
         return cls(spec, declared)
 
     def encode(self, text: str) -> list[int]:
         """Token ids of plain text; a long one is cut where no token can cross, and encoded on several threads."""
-        parts = cut_long(text)
+        parts = cut_long(text) if self._cuts_long else [text]
         if len(parts) > 1:
             return [token for one in self._encode_all(parts) for token in one.ids]
         ids: list[int] = self._encoding.encode(well_formed(text).decode(), add_special_tokens=False).ids
@@ -112,7 +117,7 @@ class HFTokenizer:
         def arrays() -> "Iterator[NDArray[np.uint32]]":
             rest = iter(texts)
             while group := list(itertools.islice(rest, _GROUP)):
-                parts = [cut_long(text) for text in group]
+                parts = [cut_long(text) if self._cuts_long else [text] for text in group]
                 encoded = iter(self._encode_all([part for text in parts for part in text]))
                 for text in parts:
                     yield np.concatenate([np.array(next(encoded).ids, np.uint32) for _ in text])
@@ -141,9 +146,16 @@ class HFTokenizer:
             and self.special_tokens[specials[0]] == len(text_tokens)
             and self.special_tokens[specials[-1]] == len(text_tokens) + len(specials) - 1
             and sorted(text_tokens.values()) == list(range(len(text_tokens)))
-            and recognize(self._spec) == "llama-bpe"
+            and self._pre == "llama-bpe"
         )
         return dict(sorted(text_tokens.items(), key=lambda item: item[1])) if is_llama3 else None
+
+    @cached_property
+    def _pre(self) -> str | None:
+        try:
+            return recognize(self._spec)
+        except FormatError:
+            return None
 
     @cached_property
     def gguf_vocabulary(self) -> tuple[str, list[str], list[int], list[str]]:
@@ -157,6 +169,17 @@ class HFTokenizer:
         ids = range(self.vocab_size)
         merges = [m if isinstance(m, str) else " ".join(m) for m in self._spec["model"]["merges"]]
         return pre, [names.get(i, f"[PAD{i}]") for i in ids], [types.get(i, 5) for i in ids], merges
+
+
+def _special(added: list[dict[str, Any]], vocab: dict[str, int], declared: Declared) -> dict[str, int]:
+    """Tokens that only templates write: those so marked, and ends that a file types as text."""
+    ends = {i for i in (declared.bos, *declared.stops) if i is not None}
+    special = {name: vocab[name] for name in ALWAYS_SPECIAL if name in vocab}
+    for token in added:
+        name, i = token["content"], token["id"]
+        if token.get("special") or name in ALWAYS_SPECIAL or (i in ends and looks_special(name)):
+            special[name] = i
+    return special
 
 
 def tokenizer_spec(

@@ -17,7 +17,12 @@ LLAMA3_SPECIAL = (
     "<|python_tag|>", "<|image|>", *(f"<|reserved_special_token_{i}|>" for i in range(2, 246)),
 )  # fmt: skip
 GGUF_CONTROL, GGUF_USER_DEFINED = 3, 4
-_STOP_NAMES = ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "</s>")
+ALWAYS_SPECIAL = (
+    "<|end_of_text|>", "<|eom_id|>", "<|eot_id|>", "<|im_end|>", "<|endoftext|>", "<|end|>", "<|end_of_turn|>",
+    "<end_of_turn>", "<end_of_utterance>", "<｜end▁of▁sentence｜>",
+)  # fmt: skip
+"""Names that end a reply and that no text has by chance: special and a stop however a file types them."""
+_STOP_NAMES = (*ALWAYS_SPECIAL, "</s>", "<EOT>", "[EOT]", "[EOS]", "<eos>")
 
 # In every pre-tokenizer here a word ends between a letter or digit and the whitespace after it.
 _LONG, _WORD_END = 8_000, re.compile(r"(?<=[^\W_])(?=\s)")
@@ -51,6 +56,11 @@ def to_characters(token: bytes) -> str:
     """A token's bytes in the printable alphabet."""
     alphabet = byte_alphabet()
     return "".join(alphabet[byte] for byte in token)
+
+
+def looks_special(name: str) -> bool:
+    """Whether a token's name is one that only templates write, like <|im_end|> or [EOS]."""
+    return len(name) > 3 and (name[0], name[-1]) in (("<", ">"), ("[", "]"))
 
 
 def stops_of(special: Mapping[str, int], more: Iterable[int] = ()) -> frozenset[int]:

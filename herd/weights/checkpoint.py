@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from herd.errors import FormatError
+from herd.errors import FormatError, NoTokenizerError
 from herd.family import ModelConfig
 from herd.quant.formats import number_format
+from herd.text.limited import LimitedTokenizer
 from herd.text.tokenizer import Tokenizer
 
 if TYPE_CHECKING:  # numpy takes a tenth of a second, which a chat from a GGUF file need not wait for
@@ -111,7 +112,18 @@ class Checkpoint:
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """The tokenizer beside the weights; FormatError when there is none."""
-        return self.load_tokenizer()
+        tokenizer = self.load_tokenizer()
+        spare = tokenizer.vocab_size > self.config.vocab
+        return LimitedTokenizer(tokenizer, self.config.vocab) if spare else tokenizer
+
+    def check_writable(self) -> None:
+        """FormatError for a checkpoint whose tokenizer does not fit its weights: it is run, not written."""
+        try:
+            tokenizer = self.tokenizer
+        except NoTokenizerError:
+            return
+        if isinstance(tokenizer, LimitedTokenizer):
+            raise FormatError(f"{self.path}: {tokenizer.refusal}")
 
     def chat_format(self) -> "ChatFormat":
         """How the model talks; FormatError for one that only continues text."""

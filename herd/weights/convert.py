@@ -63,6 +63,7 @@ def convert(
         raise ConfigError(
             "--split: only GGUF is split, into files of a size above 0; Hugging Face's are cut at 5 GB anyway"
         )
+    source.check_writable()
     formats = _formats(source, kind, weights)
     parts = gguf_parts(source, formats, split) if kind == "gguf" else []
     base = out.name.removesuffix(".gguf")

@@ -2,15 +2,18 @@
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 from herd.errors import FormatError, NoTokenizerError
 from herd.text._bpe import Strings
 from herd.text.gguf import GGUFTokenizer
+from herd.text.pre_tokenizers import pre_tokenizer
 from herd.text.tokenizer import Declared, Tokenizer
-from herd.text.vocabulary import GGUF_CONTROL
+from herd.text.vocabulary import GGUF_CONTROL, LLAMA3_SPECIAL
 
+_LLAMA3_RANKS, _LLAMA3_MERGES = 128_000, 280_147
 _STOPS_KEY = "herd.stop_token_ids"
 _DECLARED = {"bos": "bos", "eos": "eos", "eot": "eot", "eom": "eom", "pad": "padding", "unk": "unknown"}
 
@@ -25,7 +28,10 @@ def tokenizer_from_gguf(metadata: dict[str, Any], where: str) -> GGUFTokenizer:
         raise FormatError(f"{where}: tokenizer {model!r}; herd reads byte-level BPE vocabularies ('gpt2')")
     lists: dict[str, Any] = {}
     if prefix + "token_type" not in metadata and isinstance(metadata.get(prefix + "tokens"), Strings):
-        metadata = {**metadata, prefix + "token_type": _types(list(metadata[prefix + "tokens"]), _declared(metadata))}
+        metadata = {
+            **metadata,
+            prefix + "token_type": _types(list(metadata[prefix + "tokens"]), _declared(metadata, "gpt-2")),
+        }
     for key, kind, what in (
         ("tokens", Strings, "strings"),
         ("token_type", list, "integers"),
@@ -35,12 +41,13 @@ def tokenizer_from_gguf(metadata: dict[str, Any], where: str) -> GGUFTokenizer:
         if not isinstance(found, kind) or (found and what == "integers" and not isinstance(found[0], int)):
             raise FormatError(f"{where}: {prefix}{key} is missing or damaged; expected a list of {what}")
         lists[key] = found
+    pre = _pre(metadata, lists, where)
     return GGUFTokenizer(
-        pre=str(metadata.get(prefix + "pre", "gpt-2")),
+        pre=pre,
         tokens=lists["tokens"],
         types=lists["token_type"],
         merges=lists["merges"],
-        declared=_declared(metadata),
+        declared=_declared(metadata, pre),
     )
 
 
@@ -53,7 +60,22 @@ def _types(tokens: list[str], declared: Declared) -> list[int]:
     ]
 
 
-def _declared(metadata: dict[str, Any]) -> Declared:
+def _pre(metadata: dict[str, Any], lists: dict[str, Any], where: str) -> str:
+    """The pre-tokenizer's name. Old files have none: Llama 3's vocabulary is known by its size and its merges."""
+    pre = metadata.get("tokenizer.ggml.pre")
+    if pre is not None:
+        return str(pre)
+    tokens, merges = lists["tokens"], lists["merges"]
+    if len(tokens) > _LLAMA3_RANKS and len(merges) == _LLAMA3_MERGES and tokens[_LLAMA3_RANKS] == LLAMA3_SPECIAL[0]:
+        return "llama-bpe"
+    warnings.warn(
+        f"{where}: has no tokenizer.ggml.pre; words are cut as GPT-2's are, which is wrong for most models. Convert it anew",
+        stacklevel=2,
+    )
+    return "gpt-2"
+
+
+def _declared(metadata: dict[str, Any], pre: str) -> Declared:
     """What a file says of its tokens. More stops than eos, eot and eom are in a key of our own, which holds only while
     it agrees with them: other programs change those alone.
     """
@@ -64,9 +86,8 @@ def _declared(metadata: dict[str, Any]) -> Declared:
     more = metadata.get(_STOPS_KEY)
     if isinstance(more, list) and all(isinstance(stop, int) for stop in more) and set(stops) <= set(more):
         stops = tuple(more)
-    starts = metadata.get(prefix + "pre") in ("llama-bpe", "llama3", "llama-v3")
     return Declared(
-        **found, stops=stops, add_bos=bool(metadata.get(prefix + "add_bos_token", starts)),
+        **found, stops=stops, add_bos=bool(metadata.get(prefix + "add_bos_token", pre_tokenizer(pre).adds_bos)),
         add_eos=bool(metadata.get(prefix + "add_eos_token", False)),
     )  # fmt: skip
 

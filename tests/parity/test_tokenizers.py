@@ -104,7 +104,7 @@ PIECES = st.one_of(
 )
 
 
-@pytest.mark.parametrize("vocabulary", ["smollm", "gpt-2", "llama-bpe"])
+@pytest.mark.parametrize("vocabulary", ["smollm", "gpt-2", "qwen2", "llama-bpe"])
 def test_our_bpe_equals_the_tokenizers_library(vocabulary, smollm, llama3_as_gguf):
     ours = llama3_as_gguf
     if vocabulary != "llama-bpe":

@@ -105,12 +105,13 @@ NB_MODULE(_bpe, m) {
              std::string_view one = self[size_t(i)];
              return nb::steal(PyUnicode_DecodeUTF8(one.data(), Py_ssize_t(one.size()), "replace"));
            })
+      .def("find", &Strings::find)
       .def_prop_ro("end", &Strings::end);
   nb::class_<Bpe>(m, "Bpe")
       .def("__init__",
            [](Bpe* self, const Strings& tokens, nb::bytes kinds, const Strings& merges, int cut, bool whole_words) {
              if (kinds.size() != tokens.size()) throw nb::value_error("a kind is needed for each token");
-             if (cut < 0 || cut > int(Cut::SMOLLM)) throw nb::value_error("unknown cut");
+             if (cut < 0 || cut > int(Cut::QWEN2)) throw nb::value_error("unknown cut");
              std::vector<Kind> each(tokens.size());
              for (size_t i = 0; i < each.size(); i++) each[i] = Kind(uint8_t(kinds.c_str()[i]));
              nb::gil_scoped_release release;

@@ -85,6 +85,14 @@ Strings::Strings(const uint8_t* data, size_t size, size_t at, size_t count) {
   }
 }
 
+std::vector<size_t> Strings::find(const std::vector<std::string>& names) const {
+  std::vector<size_t> found;
+  for (size_t i = 0; i < size(); i++)
+    for (const std::string& name : names)
+      if ((*this)[i] == name) found.push_back(i);
+  return found;
+}
+
 Strings::Strings(const std::vector<std::string>& all) {
   for (auto& one : all) add(one);
 }

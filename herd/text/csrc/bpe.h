@@ -29,6 +29,7 @@ class Strings {
     return {bytes_.data() + start, ends_[i] - start};
   }
   size_t end() const { return end_; }  // where reading stopped
+  std::vector<size_t> find(const std::vector<std::string>& names) const;  // where any of them stands
 
  private:
   std::string bytes_;

@@ -11,7 +11,8 @@ namespace herd::text {
 
 // LLAMA3: LLAMA3_PATTERN of herd/text/pre_tokenizers.py. GPT2: 's|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+
 // SMOLLM: every number character by itself, GPT2 on what lies between.
-enum class Cut : uint8_t { LLAMA3, GPT2, SMOLLM };
+// QWEN2: LLAMA3, but every number character by itself.
+enum class Cut : uint8_t { LLAMA3, GPT2, SMOLLM, QWEN2 };
 
 class Classes {
  public:
@@ -107,7 +108,7 @@ inline size_t gpt2_end(std::string_view text, size_t start) {
   return place.at();
 }
 
-inline size_t llama3_end(std::string_view text, size_t start) {
+inline size_t llama3_end(std::string_view text, size_t start, int most_digits) {
   if (size_t length = contraction(text.substr(start), true)) return start + length;
   Place place(text, start);
   if (place.kind() == LETTER) {
@@ -115,7 +116,7 @@ inline size_t llama3_end(std::string_view text, size_t start) {
     return place.at();
   }
   if (place.kind() == NUMBER) {
-    for (int i = 0; i < 3 && place.is(NUMBER); i++) place.step();
+    for (int i = 0; i < most_digits && place.is(NUMBER); i++) place.step();
     return place.at();
   }
   Place after = place.next();
@@ -141,8 +142,10 @@ inline size_t llama3_end(std::string_view text, size_t start) {
 // Call take(word) for each word of `text`.
 template <class F>
 void cut_words(std::string_view text, Cut cut, F&& take) {
-  if (cut == Cut::LLAMA3) {
-    for (size_t at = 0, end; at < text.size(); at = end) take(text.substr(at, (end = llama3_end(text, at)) - at));
+  if (cut == Cut::LLAMA3 || cut == Cut::QWEN2) {
+    int most_digits = cut == Cut::LLAMA3 ? 3 : 1;
+    for (size_t at = 0, end; at < text.size(); at = end)
+      take(text.substr(at, (end = llama3_end(text, at, most_digits)) - at));
     return;
   }
   auto gpt2 = [&](std::string_view piece) {

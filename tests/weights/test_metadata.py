@@ -1,0 +1,122 @@
+"""Metadata that changes the mathematics is computed or refused by name: every key that llama.cpp and transformers read."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import LlamaConfig
+
+from herd.errors import FormatError
+from herd.family import shape
+from herd.rotary import RopeScaling
+from herd.weights import gguf_config, hf_config
+from herd.weights.gguf_config import check_keys, config_from_gguf, config_to_gguf
+from herd.weights.hf_config import config_from_hf, config_to_hf
+from tests.models import stored
+
+ROOT = Path(__file__).parents[2]
+LLAMA_CPP = json.loads((ROOT / "tests" / "data" / "llama_cpp_names.json").read_text())
+DOCS = (ROOT / "docs" / "reference" / "formats.md").read_text()
+TINY = shape("tiny")
+
+
+def opened(change):
+    metadata = {"general.architecture": "llama", **config_to_gguf(TINY), **change}
+    embedding = stored(np.zeros((TINY.vocab, TINY.dim), np.float32))
+    return config_from_gguf(metadata, {"tok_embeddings.weight": embedding, "output.weight": embedding}, None, "here")
+
+
+@pytest.mark.parametrize("key", LLAMA_CPP["architecture_keys"])
+def test_each_architecture_key_of_llama_cpp(key):
+    if key in gguf_config.COMPUTED:
+        with pytest.raises(FormatError, match=key.rpartition(".")[2]):
+            opened({"llama.rope.scaling.type": "yarn", key: "no"})  # it is read
+        return
+    if key in gguf_config.HARMLESS:
+        assert opened({key: 3}) == TINY
+        return
+    for value in (3, 0.25, [3, 4]):
+        with pytest.raises(FormatError, match=f"{key} is .*does not run"):
+            opened({key: value})
+    for plain in (*gguf_config.PLAIN.get(key, (0, False, [], 0.0))[:1],):
+        assert opened({key: plain}) == TINY
+
+
+@pytest.mark.parametrize("key", gguf_config.TOKENIZER_PLAIN)
+def test_each_tokenizer_key_that_changes_texts(key):
+    assert key in LLAMA_CPP["tokenizer_keys"]
+    with pytest.raises(FormatError, match=key):
+        check_keys({key: True if "add" in key or "normalizer" in key else [1]}, "here")
+    check_keys({key: gguf_config.TOKENIZER_PLAIN[key][0]}, "here")
+
+
+@pytest.mark.parametrize(
+    "change, scaling",
+    [
+        ({"llama.rope.scaling.factor": 4.0}, RopeScaling(4.0, kind="linear")),
+        ({"llama.rope.scale_linear": 2.0}, RopeScaling(2.0, kind="linear")),
+        ({"llama.rope.scaling.factor": 4.0, "llama.rope.scale_linear": 2.0}, RopeScaling(4.0, kind="linear")),
+        ({"llama.rope.scaling.factor": 4.0, "llama.rope.scaling.type": "none"}, None),
+        ({"llama.rope.scaling.factor": 0.0}, None),
+        ({"llama.rope.scaling.type": "yarn", "llama.rope.scaling.factor": 4.0},
+         RopeScaling(4.0, kind="yarn", original_context=TINY.context)),
+        ({"llama.rope.scaling.type": "linear", "llama.rope.scaling.attn_factor": 1.5},
+         RopeScaling(1.0, kind="linear", attention_factor=1.5)),
+        ({"llama.attention.head_count_kv": [2, 2]}, None),
+    ],
+)  # fmt: skip
+def test_scalings_as_llama_cpp_reads_them(change, scaling):
+    assert opened(change) == dataclasses.replace(TINY, rope_scaling=scaling)
+
+
+@pytest.mark.parametrize(
+    "change, word",
+    [
+        ({"llama.attention.head_count_kv": [2, 1]}, "head_count_kv differs from layer to layer"),
+        ({"llama.attention.head_count": [4, 4, 4]}, "head_count differs"),
+        ({"llama.feed_forward_length": [160, 96]}, "feed_forward_length differs"),
+        ({"llama.rope.scaling.type": "longrope"}, "longrope"),
+        ({"llama.rope.dimension_count": 8}, "dimension_count"),
+        ({"llama.something_new": 1}, "something_new"),
+        ({"llama.attention.causal": False}, "causal"),
+    ],
+)
+def test_what_is_not_computed_is_refused_by_name(change, word):
+    with pytest.raises(FormatError, match=word):
+        opened(change)
+
+
+def test_every_key_of_transformers_config_is_in_one_table():
+    fields = {field.name for field in dataclasses.fields(LlamaConfig)} | set(LlamaConfig().to_dict())
+    tables = (hf_config.COMPUTED, hf_config.HARMLESS, hf_config.PLAIN)
+    assert sorted(fields - {key for table in tables for key in table} - {"_name_or_path"}) == []
+    assert sum(map(len, tables)) == len({key for table in tables for key in table})
+
+
+@pytest.mark.parametrize("key", hf_config.PLAIN)
+def test_each_feature_of_a_config_that_herd_has_not_is_refused(key):
+    plain = config_to_hf(TINY)
+    assert config_from_hf({**plain, key: hf_config.PLAIN[key][0]}, "here") == TINY
+    with pytest.raises(FormatError, match=f"{key} is"):
+        config_from_hf({**plain, key: 0.5 if key != "hidden_act" else "gelu"}, "here")
+
+
+@pytest.mark.parametrize(
+    "rope, word",
+    [({"rope_type": "dynamic", "factor": 2.0}, "dynamic"), ({"rope_type": "longrope"}, "longrope"),
+     ({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
+     ({"full_attention": {"rope_type": "default"}}, "full_attention"), ({"rope_type": "yarn", "truncate": 3}, "truncate"),
+     ({"rope_type": "yarn", "factor": "4"}, "factor")],
+)  # fmt: skip
+def test_other_rotary_scalings_are_refused(rope, word):
+    with pytest.raises(FormatError, match=word):
+        config_from_hf({**config_to_hf(TINY), "rope_scaling": rope}, "here")
+
+
+def test_the_docs_name_every_key():
+    for table in (gguf_config.COMPUTED, gguf_config.HARMLESS, gguf_config.PLAIN, gguf_config.TOKENIZER_PLAIN):
+        assert [key for key in table if f"`{key.removeprefix('llama.')}`" not in DOCS and f"`{key}`" not in DOCS] == []
+    for table in (hf_config.COMPUTED, hf_config.HARMLESS, hf_config.PLAIN):
+        assert [key for key in table if f"`{key}`" not in DOCS] == []
