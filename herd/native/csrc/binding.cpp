@@ -115,8 +115,10 @@ NB_MODULE(_native, m) {
   m.attr("BLOCK") = BLOCK;
   m.def("probe_bandwidth", [](int threads) { return probe_bandwidth(threads, size_t(512) << 20, 5); },
         nb::call_guard<nb::gil_scoped_release>());
-  m.def("probe_flops", [](int threads) { return probe_flops(threads, "", 3000000); },
-        nb::call_guard<nb::gil_scoped_release>());
+  m.def("probe_flops", [](int threads, const std::string& isa) { return probe_flops(threads, isa.c_str(), 3000000); },
+        "threads"_a, "isa"_a = "", nb::call_guard<nb::gil_scoped_release>());
+  m.def("probe_integer_ops", [](int threads, const std::string& isa) { return probe_integer_ops(threads, isa.c_str(), 3000000); },
+        "threads"_a, "isa"_a = "", nb::call_guard<nb::gil_scoped_release>());
   m.def("instruction_sets", [] {
     nb::list names;
     for (const char* name : {"avx512", "avxvnni", "avx2", "neon", "portable"})

@@ -11,6 +11,19 @@ HERD_INLINE int32_t four_activations(const int8_t* activations) {
   return out;
 }
 
+// Keeps the compiler from computing with `q` once what is written twice.
+#if defined(__x86_64__) && defined(__AVX2__)
+#define HERD_SEPARATE "+v"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#define HERD_SEPARATE "+w"
+#else
+#define HERD_SEPARATE "+m"
+#endif
+template <class Q>
+HERD_INLINE void keep_separate(Q& q) {
+  asm volatile("" : HERD_SEPARATE(q));
+}
+
 // Dots<BITS, OFFSET> multiplies, from step 0 on, LANES rows of unsigned BITS-bit weights with one row of signed 8-bit activations, and
 // the sum with the scale of the activations. A Quad is four columns of LANES rows, row after row; shift_and_mask moves bit `from` of
 // each byte to bit 0 (up where it is negative). Eight-bit weights are stored plus 128.
@@ -23,6 +36,7 @@ struct Correction {
   static constexpr int UNCORRECTED = SEEDED ? 0 : BITS == 8 && !SIGNED_BYTES ? 128 : OFFSET;
   static int32_t seed_of(int sum) { return -OFFSET * sum; }
   static int32_t factor_of(int) { return 0; }
+  void start(int32_t) {}
 };
 
 #if defined(__AVX512VNNI__) && defined(HERD_WIDE)

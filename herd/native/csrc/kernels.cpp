@@ -239,14 +239,41 @@ float largest_of(const float* x, int n) {
 
 void to_half(const float* x, uint16_t* out) { store_half(out, load(x)); }
 
-float burn(int rounds) {
-  F32x16 acc[12], x = set(1.0000001f), y = set(1e-9f);
+// Twelve vectors are enough to hide the latency of a multiply-add and leave registers for what they are made of.
+float float_rounds(int rounds) {
+  Vector acc[12], x = vector_set(1.0000001f), y = vector_set(1e-9f);
   for (auto& a : acc) a = y;
-  for (int n = 0; n < rounds; n++)
+  for (int n = 0; n < rounds * VECTORS; n++)
     for (auto& a : acc) a = fma(a, x, y);
-  F32x16 total = acc[0];
-  for (int i = 1; i < 12; i++) total = total + acc[i];
-  return sum(total);
+  float out[LANES], total = 0;
+  for (auto& a : acc) {
+    vector_store(out, a);
+    total += out[0];
+  }
+  return total;
+}
+
+float integer_rounds(int rounds) {
+  constexpr uint8_t ONES[64] = {1, 1, 1, 1};
+  constexpr int SUMS = VECTORS == 2 ? 6 : 12;  // products that are not added at once need registers too
+  Quad weights = load_quad(ONES);
+  Dots<4, 8> sums[SUMS];
+  for (auto& sum : sums) {
+    sum.start(1);
+    sum.add(weights, 0x01010101, 0);
+  }
+  for (int n = 0; n < rounds * VECTORS * 12 / SUMS; n++)
+#pragma GCC unroll 12
+    for (auto& sum : sums) {
+      keep_separate(weights);
+      sum.add(weights, 0x01010101, 1);
+    }
+  float out[LANES], total = 0;
+  for (auto& sum : sums) {
+    vector_store(out, sum.get(1, 1.0f));
+    total += out[0];
+  }
+  return total;
 }
 
 void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out) {
@@ -267,7 +294,7 @@ void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes
 #define HERD_TEXT(x) #x
 #define HERD_NAME(x) HERD_TEXT(x)
 constexpr Kernels TABLE = {HERD_NAME(HERD_ISA), tile,    quantize,   rms_norm, attend,    swiglu,
-                           exp_sum,             largest_of, pack,     to_half, burn, packed_kind, unpack_row};
+                           exp_sum,             largest_of, pack,     to_half, float_rounds, integer_rounds, packed_kind, unpack_row};
 
 }  // namespace herd::HERD_ISA
 

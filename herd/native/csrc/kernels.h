@@ -67,7 +67,9 @@ struct Kernels {
   // Raw blocks of a file -> a tile; `rows` of 16 exist. `raw` is row 0 of the tile.
   void (*pack)(Matrix& w, int format, int tile, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out);
   void (*to_half)(const float* x, uint16_t* out);  // sixteen numbers
-  float (*burn)(int rounds);  // 12 * 16 multiply-adds a round, for measuring what the processor can do
+  // For measuring what the processor can do: multiply-adds a round, of floats, and of 4-bit weights with 8-bit activations.
+  float (*float_rounds)(int rounds);      // 12 * 16
+  float (*integer_rounds)(int rounds);  // 12 * 16 * 4
   Packed (*packed_kind)(int format);
   void (*unpack_row)(int format, const uint8_t* raw, int columns, float* out);
 };

@@ -1,6 +1,7 @@
-// What this machine can do at the moment: bytes a second from memory, float operations a second.
+// What this machine can do at the moment: bytes a second from memory, float and integer operations a second.
 #include "probe.h"
 
+#include <algorithm>
 #include <chrono>
 #include <vector>
 
@@ -48,19 +49,27 @@ double probe_bandwidth(int threads, size_t bytes, int rounds) {
   return sums[0] ? best : 0;
 }
 
-double probe_flops(int threads, const char* isa, int rounds) {
-  const Kernels* k = choose_kernels(isa);
-  if (!k) return 0;
+template <class F>
+double best_rate(int threads, double operations, F&& rounds) {
   Pool pool(threads);
-  std::vector<float> out(size_t(threads) * 16);
+  std::vector<double> out(size_t(threads) * 8);
   double best = 0;
   for (int n = 0; n < 3; n++) {
     double begun = seconds();
-    pool.run([&](int t) { out[size_t(t) * 16] = k->burn(rounds); });
-    double rate = 2.0 * 12 * 16 * rounds * threads / (seconds() - begun);
-    best = rate > best ? rate : best;
+    pool.run([&](int t) { out[size_t(t) * 8] = double(rounds()); });
+    best = std::max(best, operations * threads / (seconds() - begun));
   }
-  return out[0] > 0 ? best : 0;
+  return out[0] != 0 ? best : 0;
+}
+
+double probe_flops(int threads, const char* isa, int rounds) {
+  const Kernels* k = choose_kernels(isa);
+  return k ? best_rate(threads, 2.0 * 12 * TILE * rounds, [&] { return k->float_rounds(rounds); }) : 0;
+}
+
+double probe_integer_ops(int threads, const char* isa, int rounds) {
+  const Kernels* k = choose_kernels(isa);
+  return k ? best_rate(threads, 2.0 * 12 * TILE * 4 * rounds, [&] { return k->integer_rounds(rounds); }) : 0;
 }
 
 }  // namespace herd
