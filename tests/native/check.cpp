@@ -79,7 +79,7 @@ std::vector<int> generate(Decoder& decoder, int sequences, int prompt) {
 
 // The instruction set to check, or all that this processor has.
 int main(int arguments, char** argument) {
-  for (const char* isa : {"avx512", "avxvnni", "avx2", "neon", "portable"}) {
+  for (const char* isa : {"avx512bf16", "avx512", "avxvnni", "avx2", "neon", "portable"}) {
     if (!choose_kernels(isa) || (arguments > 1 && std::string(argument[1]) != isa)) continue;
     for (const Format& f : FORMATS) {
       std::vector<int> expected;

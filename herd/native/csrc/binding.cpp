@@ -121,7 +121,7 @@ NB_MODULE(_native, m) {
         "threads"_a, "isa"_a = "", nb::call_guard<nb::gil_scoped_release>());
   m.def("instruction_sets", [] {
     nb::list names;
-    for (const char* name : {"avx512", "avxvnni", "avx2", "neon", "portable"})
+    for (const char* name : {"avx512bf16", "avx512", "avxvnni", "avx2", "neon", "portable"})
       if (choose_kernels(name)) names.append(name);
     return names;
   });

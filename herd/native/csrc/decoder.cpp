@@ -120,6 +120,8 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
   m.rows = rows;
   m.columns = columns;
   m.tile_bytes = tile_bytes(m.kind, columns);
+  has_integers_ |= is_integer(m);
+  has_pairs_ |= is_pairs(m);
   int count = tiles(m);
   if (size_t needed = m.tile_bytes * size_t(count); needed != w->bytes) {
     if (w->data) arena_.give(w->data, w->bytes);

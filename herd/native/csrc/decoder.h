@@ -5,6 +5,7 @@
 #include <atomic>
 #include <cstdint>
 #include <functional>
+#include <initializer_list>
 #include <memory>
 #include <optional>
 #include <string>
@@ -144,7 +145,7 @@ class Decoder {
   void parallel_for(int thread, int count, F&& work);
   void wait(int thread, const Matrix* next);
   template <class F>
-  Activations activations(int thread, int rows, const Matrix& w, bool quantized, F&& fill);
+  Activations activations(int thread, int rows, std::initializer_list<const Matrix*> matrices, F&& fill);
   template <class F>
   void multiply(int thread, const Matrix& w, const Activations& act, int rows, F&& take);
 
@@ -160,7 +161,7 @@ class Decoder {
   std::vector<float> norm_;
   Arena arena_;
   Memory cache_;
-  bool int8_cache_;
+  bool int8_cache_, has_integers_ = false, has_pairs_ = false;
   size_t layer_bytes_ = 0, block_bytes_ = 0, slab_bytes_ = 0;  // layer_bytes_: of a layer's part of a slab
   int blocks_;
 

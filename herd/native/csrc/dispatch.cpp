@@ -17,6 +17,7 @@ const Kernels* choose_kernels(const char* name) {
   bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                 __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
                 __builtin_cpu_supports("avx512vnni");
+  if (wanted("avx512bf16") && avx512 && __builtin_cpu_supports("avx512bf16")) return &kernels_avx512bf16();
   if (wanted("avx512") && avx512) return &kernels_avx512();
   if (wanted("avxvnni") && avx2 && __builtin_cpu_supports("avxvnni")) return &kernels_avxvnni();
   if (wanted("avx2") && avx2) return &kernels_avx2();

@@ -61,7 +61,8 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   }
   partial_.resize(partial);
   logits_.resize(size_t(std::min<size_t>(wanted_.size(), LOGIT_ROWS)) * size_t(padded(s.vocab)));
-  shared_->fit(std::max(total_, LOGIT_ROWS), std::max({s.dim, s.ffn, s.heads * s.head_dim}));
+  const int widest = std::max({s.dim, s.ffn, s.heads * s.head_dim});
+  shared_->reserve(std::max(total_, LOGIT_ROWS), widest, has_integers_, has_pairs_);
   loops_ = padded(1 + s.layers * 10 + int(wanted_.size() + LOGIT_ROWS - 1) / LOGIT_ROWS * 3);
   size_t places = size_t(loops_ * pool_->size());
   if (taken_.size() < places) taken_ = std::vector<std::atomic<int>>(places);
@@ -69,6 +70,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   attended_.resize(t * size_t(s.heads * s.head_dim));
   for (auto& scratch : scratch_) {
     scratch->tile.resize(std::max(t, size_t(LOGIT_ROWS)) * TILE * 2);
+    scratch->reserve(1, widest, has_integers_, has_pairs_);
     scratch->loop = 0;
   }
 }
@@ -97,22 +99,24 @@ void Decoder::wait(int thread, const Matrix* next) {
   });
 }
 
-// Rows of activations that fill(row, out) writes, for a matrix. One row is made by every thread for itself, which is quicker than
-// waiting for another to make it.
+// Rows of activations that fill(row, out) writes, for some matrices of as many columns. One row is made by every thread for itself,
+// which is quicker than waiting for another to make it.
 template <class F>
-Activations Decoder::activations(int thread, int rows, const Matrix& w, bool quantized, F&& fill) {
-  int columns = w.columns;
-  bool alone = rows == 1;
-  Activations act = (alone ? *scratch_[size_t(thread)] : *shared_).fit(rows, columns);
+Activations Decoder::activations(int thread, int rows, std::initializer_list<const Matrix*> matrices, F&& fill) {
+  auto any = [&](auto is) { return std::any_of(matrices.begin(), matrices.end(), [&](auto* m) { return is(*m); }); };
+  const Matrix& first = **matrices.begin();
+  const bool integers = any(is_integer), pairs = any(is_pairs), alone = rows == 1;
+  Activations act = (alone ? *scratch_[size_t(thread)] : *shared_).activations(first.columns);
   auto make = [&](int row) {
-    fill(row, act.values + size_t(row) * size_t(columns));
-    if (quantized) k_->quantize(act, row);
+    fill(row, act.values + size_t(row) * size_t(act.columns));
+    if (integers) k_->quantize(act, row);
+    if (pairs) k_->round_pairs(act, row);
   };
   if (alone) {
     make(0);
   } else {
     parallel_for(thread, rows, make);
-    wait(thread, &w);
+    wait(thread, &first);
   }
   return act;
 }
@@ -173,8 +177,7 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
   };
 
   const Matrix* projections[] = {&l.wq.matrix, &l.wk.matrix, &l.wv.matrix};
-  bool quantized = std::any_of(std::begin(projections), std::end(projections), [](auto* m) { return is_integer(*m); });
-  Activations act = activations(thread, total_, l.wq.matrix, quantized, normed(l.attention_norm));
+  Activations act = activations(thread, total_, {&l.wq.matrix, &l.wk.matrix, &l.wv.matrix}, normed(l.attention_norm));
   int counts[] = {tiles(l.wq.matrix), tiles(l.wk.matrix), tiles(l.wv.matrix)};
   float* out = scratch_[size_t(thread)]->tile.data();
   parallel_for(thread, counts[0] + counts[1] + counts[2], [&](int tile) {
@@ -191,12 +194,11 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
 
   parallel_for(thread, int(tasks_.size()), [&](int task) { attend(thread, tasks_[size_t(task)], rows, cache); });
   wait(thread, &l.wo.matrix);
-  act = activations(thread, total_, l.wo.matrix, is_integer(l.wo.matrix), [&](int t, float* to) { attention_output(t, to); });
+  act = activations(thread, total_, {&l.wo.matrix}, [&](int t, float* to) { attention_output(t, to); });
   multiply(thread, l.wo.matrix, act, total_, add_to_x);
   wait(thread, &l.w1.matrix);
 
-  quantized = is_integer(l.w1.matrix) || is_integer(l.w3.matrix);
-  act = activations(thread, total_, l.w1.matrix, quantized, normed(l.ffn_norm));
+  act = activations(thread, total_, {&l.w1.matrix, &l.w3.matrix}, normed(l.ffn_norm));
   parallel_for(thread, tiles(l.w1.matrix), [&](int tile) {
     float* up = out + size_t(total_) * TILE;
     k_->tile(l.w1.matrix, tile, act, 0, total_, out - tile * TILE, TILE);
@@ -205,7 +207,7 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
       k_->swiglu(out + t * TILE, up + t * TILE, gated_.data() + size_t(t) * ffn_stride + tile * TILE, TILE);
   });
   wait(thread, &l.w2.matrix);
-  act = activations(thread, total_, l.w2.matrix, is_integer(l.w2.matrix), [&](int t, float* to) {
+  act = activations(thread, total_, {&l.w2.matrix}, [&](int t, float* to) {
     std::memcpy(to, gated_.data() + size_t(t) * ffn_stride, size_t(s.ffn) * sizeof(float));
   });
   multiply(thread, l.w2.matrix, act, total_, add_to_x);
@@ -219,7 +221,7 @@ void Decoder::choose_tokens(int thread, const std::vector<StepRow>& rows, std::v
   for (size_t first = 0; first < wanted_.size(); first += LOGIT_ROWS) {
     int count = int(std::min<size_t>(LOGIT_ROWS, wanted_.size() - first));
     const Wanted* wanted = wanted_.data() + first;
-    Activations act = activations(thread, count, output_.matrix, is_integer(output_.matrix), [&](int i, float* out) {
+    Activations act = activations(thread, count, {&output_.matrix}, [&](int i, float* out) {
       k_->rms_norm(residual_.data() + size_t(wanted[i].token) * stride, norm_.data(), s.eps, s.dim, out);
     });
     parallel_for(thread, tiles(output_.matrix), [&](int tile) { k_->tile(output_.matrix, tile, act, 0, count, logits_.data(), width); });

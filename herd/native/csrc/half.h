@@ -40,5 +40,12 @@ namespace {
   return uint16_t(sign | ((rounded - 0x38000000) >> 13));
 }
 
+[[maybe_unused]] inline uint16_t float_to_bf16(float f) {
+  uint32_t bits;
+  std::memcpy(&bits, &f, 4);
+  if (f != f) return uint16_t(bits >> 16 | 0x40);  // stays not a number
+  return uint16_t((bits + 0x7FFF + (bits >> 16 & 1)) >> 16);
+}
+
 }  // namespace
 }  // namespace herd

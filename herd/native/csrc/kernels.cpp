@@ -113,10 +113,40 @@ void float_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int 
   }
 }
 
+#if defined(__AVX512BF16__)
+
+// ROWS activation rows times one tile of BF16 pairs, in the order of the columns.
+template <int ROWS>
+void pairs_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
+  __m512 acc[ROWS];
+  for (auto& sum : acc) sum = _mm512_setzero_ps();
+  const uint16_t* rows[ROWS];
+  for (int r = 0; r < ROWS; r++) rows[r] = x.pairs[size_t(first + r) * size_t(x.block_stride)].numbers;
+  for (int c = 0; c < w.columns; c += 2) {
+    __m512bh weights = __m512bh(_mm512_loadu_si512(tile + size_t(c) * TILE * 2));
+#pragma GCC unroll 16
+    for (int r = 0; r < ROWS; r++) {
+      int32_t pair;
+      std::memcpy(&pair, rows[r] + c, 4);
+      acc[r] = _mm512_dpbf16_ps(acc[r], weights, __m512bh(_mm512_set1_epi32(pair)));
+    }
+  }
+  for (int r = 0; r < ROWS; r++) _mm512_storeu_ps(out + size_t(r) * stride, acc[r]);
+}
+
+#else
+
+template <int ROWS>
+void pairs_tile(const Matrix&, const uint8_t*, const Activations&, int, float*, size_t) {}  // packed_kind gives no such matrix
+
+#endif
+
 template <Packed K, int ROWS>
 void one_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int first, float* out, size_t stride) {
   if constexpr (Layout<K>::INTEGER) {
     integer_tile<K, ROWS>(w, tile, x, first, out, stride);
+  } else if constexpr (Layout<K>::PAIRS) {
+    pairs_tile<ROWS>(w, tile, x, first, out, stride);
   } else {
     float_tile<K, ROWS>(w, tile, x, first, out, stride);
   }
@@ -124,7 +154,7 @@ void one_tile(const Matrix& w, const uint8_t* tile, const Activations& x, int fi
 
 template <Packed K>
 void tile_rows(const Matrix& w, int index, const Activations& x, int first, int last, float* out, size_t stride) {
-  constexpr bool INTEGER = Layout<K>::INTEGER;
+  constexpr bool INTEGER = Layout<K>::INTEGER || Layout<K>::PAIRS;
   constexpr int WIDE = INTEGER ? (VECTORS == 1 ? 16 : 8) : VECTORS == 1 ? 6 : 2;
   const uint8_t* tile = w.data + size_t(index) * w.tile_bytes;
   out += size_t(index) * TILE;
@@ -186,6 +216,13 @@ void quantize(const Activations& x, int row) {
     block.factor = Dots<4, 8>::factor_of(int(scale));
     block.seed = Dots<4, 8>::seed_of(int(first + second));
   }
+}
+
+void round_pairs(const Activations& x, int row) {
+  const float* from = x.values + size_t(row) * size_t(x.columns);
+  ActPairs* pairs = x.pairs + size_t(row) * size_t(x.block_stride);
+  for (int c = 0; c < x.columns; c++) pairs[c / ACT_BLOCK].numbers[c % ACT_BLOCK] = float_to_bf16(from[c]);
+  if (x.columns % 2) pairs[x.columns / ACT_BLOCK].numbers[x.columns % ACT_BLOCK] = 0;
 }
 
 void rms_norm(const float* x, const float* weight, float eps, int n, float* out) {
@@ -281,6 +318,8 @@ void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes
   with_kind(w.kind, [&]<Packed K>() {
     if constexpr (Layout<K>::INTEGER) {
       pack_integer<K>(format, raw, row_bytes, rows, w.columns, out);
+    } else if constexpr (Layout<K>::PAIRS) {
+      pack_pairs(format, raw, row_bytes, rows, w.columns, out);
     } else if (format == kFP8) {
       pack_fp8(raw, row_bytes, rows, w.columns, out);
     } else {
@@ -293,7 +332,7 @@ void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes
 
 #define HERD_TEXT(x) #x
 #define HERD_NAME(x) HERD_TEXT(x)
-constexpr Kernels TABLE = {HERD_NAME(HERD_ISA), tile,    quantize,   rms_norm, attend,    swiglu,
+constexpr Kernels TABLE = {HERD_NAME(HERD_ISA), tile,    quantize,   round_pairs, rms_norm, attend,    swiglu,
                            exp_sum,             largest_of, pack,     to_half, float_rounds, integer_rounds, packed_kind, unpack_row};
 
 }  // namespace herd::HERD_ISA

@@ -26,10 +26,16 @@ struct alignas(64) ActBlock {
 };
 constexpr int ACT_SCALES = 16383;  // 14 bits: sums of six-bit weights times it, 16 * 63 * 127 * 16,383, fit in 32
 
-// Rows of activations: floats, and for integer kernels blocks of bytes.
+// 32 activations for kernels of BF16 pairs.
+struct alignas(64) ActPairs {
+  uint16_t numbers[ACT_BLOCK];
+};
+
+// Rows of activations: floats, and what the matrices they are multiplied with need: blocks of bytes, pairs of BF16.
 struct Activations {
   float* values = nullptr;     // [rows][columns]
   ActBlock* blocks = nullptr;  // [rows][block_stride]
+  ActPairs* pairs = nullptr;   // [rows][block_stride]
   float* unit = nullptr;       // [rows]
   int columns = 0;
   int block_stride = 0;        // see act_stride
@@ -58,7 +64,8 @@ struct Kernels {
   const char* name;
   // out[row][tile * 16 + i] for activation rows first..last: the tile's 16 weights rows times each.
   void (*tile)(const Matrix& w, int tile, const Activations& x, int first, int last, float* out, size_t out_stride);
-  void (*quantize)(const Activations& x, int row);
+  void (*quantize)(const Activations& x, int row);    // a row's values -> blocks
+  void (*round_pairs)(const Activations& x, int row);  // a row's values -> pairs
   void (*rms_norm)(const float* x, const float* weight, float eps, int n, float* out);
   void (*attend)(const Piece& piece);
   void (*swiglu)(const float* gate, const float* up, float* out, int n);
@@ -83,6 +90,7 @@ const Kernels& kernels_portable();
 const Kernels& kernels_avx2();
 const Kernels& kernels_avxvnni();
 const Kernels& kernels_avx512();
+const Kernels& kernels_avx512bf16();
 #elif defined(__aarch64__)
 const Kernels& kernels_neon();
 #endif

@@ -17,6 +17,7 @@ constexpr int ACT_BLOCK = 32;  // activations that share a scale
 // How weights are held in memory. The integer ones have a scale, and some a minimum, for each row and group of columns.
 enum class Packed : int {
   F32, F16, BF16,
+  BF16_PAIRS,  // BF16, for processors that multiply pairs of them; F16 is rounded to it
   I4,   // 4 bits minus 8, groups of 32                    Q4_0
   I4M,  // 4 bits and a minimum, groups of 32              Q4_1, Q4_K
   I5,   // 5 bits minus 16, groups of 32                   Q5_0
@@ -28,6 +29,7 @@ enum class Packed : int {
 // A tile is 16 rows of a matrix, a quad four columns of them: 64 bytes, row after row.
 //
 //   float tile    column 0: 16 weights | column 1: 16 weights | ...
+//   of pairs      columns 0 and 1: 16 pairs, row after row | columns 2 and 3: 16 pairs | ...
 //   integer tile  group 0 | group 1 | ...
 //
 //   group of 4 bits   quads 0 and 4 | quads 1 and 5 | 2 and 6 | 3 and 7 | 16 scales | 16 minima or nothing
@@ -37,7 +39,8 @@ enum class Packed : int {
 //   of 8 bits         quad 0 | quad 1 | ... | quad 7 | 16 scales
 template <Packed K>
 struct Layout {
-  static constexpr bool INTEGER = K != Packed::F32 && K != Packed::F16 && K != Packed::BF16;
+  static constexpr bool PAIRS = K == Packed::BF16_PAIRS;
+  static constexpr bool INTEGER = K != Packed::F32 && K != Packed::F16 && K != Packed::BF16 && !PAIRS;
   static constexpr bool MINIMUM = K == Packed::I4M || K == Packed::I5M;
   static constexpr int BITS = K == Packed::I4 || K == Packed::I4M ? 4 : K == Packed::I5 || K == Packed::I5M ? 5 : K == Packed::I6 ? 6 : 8;
   static constexpr bool NIBBLES = BITS < 8;
@@ -50,6 +53,7 @@ struct Layout {
   static constexpr int FLOAT_BYTES = K == Packed::F32 ? 4 : 2;
 
   static constexpr size_t tile_bytes(int columns) {
+    if (PAIRS) columns = (columns + 1) / 2 * 2;
     return INTEGER ? size_t(columns / COLUMNS) * GROUP_BYTES : size_t(columns) * TILE * FLOAT_BYTES;
   }
 };
@@ -61,6 +65,7 @@ HERD_INLINE auto with_kind(Packed kind, F&& f) {
     case Packed::F32: return f.template operator()<Packed::F32>();
     case Packed::F16: return f.template operator()<Packed::F16>();
     case Packed::BF16: return f.template operator()<Packed::BF16>();
+    case Packed::BF16_PAIRS: return f.template operator()<Packed::BF16_PAIRS>();
     case Packed::I4: return f.template operator()<Packed::I4>();
     case Packed::I4M: return f.template operator()<Packed::I4M>();
     case Packed::I5: return f.template operator()<Packed::I5>();
@@ -75,14 +80,14 @@ HERD_INLINE size_t tile_bytes(Packed kind, int columns) {
   return with_kind(kind, [columns]<Packed K>() { return Layout<K>::tile_bytes(columns); });
 }
 
-// A row of quantized activations is blocks of a cache line:
+// A row of quantized activations is blocks of a cache line (ACT_BLOCK numbers with what belongs to them, or as many BF16):
 //
 //   row 0   block | block | ... | block | perhaps an empty line
 //   row 1   block | ...
 //
 // An odd number of lines from row to row: with a power of two of them, the rows that a tile multiplies together would share one set
 // of the first-level cache and drive each other out.
-HERD_INLINE int act_stride(int columns) { return columns / ACT_BLOCK | 1; }
+HERD_INLINE int act_stride(int columns) { return (columns + ACT_BLOCK - 1) / ACT_BLOCK | 1; }
 
 // The cache. A block is 16 positions of one layer, a slab SLAB blocks of all layers, so that a short context touches few pages:
 //

@@ -127,6 +127,9 @@ inline float fp8_to_float(uint8_t code) {  // e4m3, "fn": no infinities
 }
 
 inline Packed packed_kind(int format) {
+#if defined(__AVX512BF16__)
+  if (format == kF16 || format == kBF16 || format == kFP8) return Packed::BF16_PAIRS;
+#endif
   switch (format) {
     case kF16: return Packed::F16;
     case kBF16: case kFP8: return Packed::BF16;
@@ -214,6 +217,22 @@ inline void pack_fp8(const uint8_t* raw, size_t row_bytes, int rows, int columns
       std::memcpy(&bits, &value, 4);
       to[size_t(c) * TILE + size_t(r)] = uint16_t(bits >> 16);
     }
+}
+
+inline void pack_pairs(int format, const uint8_t* raw, size_t row_bytes, int rows, int columns, uint8_t* out) {
+  std::memset(out, 0, Layout<Packed::BF16_PAIRS>::tile_bytes(columns));
+  for (int r = 0; r < rows; r++) {
+    const uint8_t* row = raw + size_t(r) * row_bytes;
+    for (int c = 0; c < columns; c++) {
+      uint16_t number = 0;
+      if (format == kBF16) {
+        std::memcpy(&number, row + size_t(c) * 2, 2);
+      } else {
+        number = float_to_bf16(format == kFP8 ? fp8_to_float(row[c]) : half_at(row + size_t(c) * 2));
+      }
+      std::memcpy(out + (size_t(c / 2) * TILE + size_t(r)) * 4 + size_t(c % 2) * 2, &number, 2);
+    }
+  }
 }
 
 }  // namespace herd::HERD_ISA
