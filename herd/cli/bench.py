@@ -24,7 +24,8 @@ from herd.engine.open import open_backend
 @click.option("--batch", default=1, help="Sequences at a time.")
 @click.option("--repeat", default=3, help="Runs; the median is reported.")
 @click.option(
-    "--isa", help="Instruction set of the native backend: avx512bf16, avx512, avxvnni, avx2, neon, portable. Default: the best."
+    "--isa",
+    help="Instruction set of the native backend: avx512bf16, avx512, avxvnni, avx2, neon, portable. Default: the best.",
 )
 @click.option("--json", is_flag=True, help="One JSON object.")
 @engine_options
