@@ -25,6 +25,7 @@ COMMANDS = {
     "tokenize": "Show the tokens of a text.",
     "bench": "Measure prefill and decode speed of a model on this machine.",
     "perplexity": "Measure how well a model predicts a text.",
+    "eval": "Run benchmarks and compare their figures.",
     "arena": "Blind votes between models, and the ranking they give.",
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
     "train": "Train a model by a recipe, or go on with a run.",

@@ -1,0 +1,278 @@
+"""What is evaluated: a model on herd's engine, or any OpenAI-compatible URL. Both take questions and give verdict-ready answers.
+
+Log-likelihoods follow lm-evaluation-harness to the letter: spaces at the end of a context go to its continuation; the whole and the context are
+encoded apart, and what the whole has more is what is scored; what is too long is cut from the left.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+from herd.engine.engine import Engine
+from herd.engine.request import Completion, Request, SamplingParams
+from herd.errors import ConfigError, RequestError, first_line
+from herd.evals.prompts import Item
+from herd.text.chat_format import ChatFormat
+from herd.text.messages import ToolCall
+from herd.text.tokenizer import Tokenizer
+from herd.text.tool_calls import parse_reply
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back for an item: log-likelihoods of its continuations, or a reply with the calls in it; or an error."""
+
+    item: Item
+    logprobs: tuple[float, ...] = ()
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    tokens: int = 0  # of prompts and replies that were asked for
+    finish: str = ""
+    error: str = ""
+
+
+class Target(Protocol):
+    """Anything that answers items, in any order."""
+
+    name: str
+    chat: bool
+
+    def answer(self, items: Iterable[Item]) -> Iterator[Answer]:
+        """Answers, as they come; an item that fails has an `error`."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What results depend on, for the record."""
+        ...
+
+
+def encode_pair(tokenizer: Tokenizer, context: str, continuation: str, bos: bool) -> tuple[list[int], int]:
+    """Tokens of both together, and where the continuation begins."""
+    stripped = context.rstrip()
+    continuation = context[len(stripped) :] + continuation
+    start = [tokenizer.bos_id] if bos and tokenizer.bos_id is not None else []
+    whole = start + tokenizer.encode(stripped + continuation)
+    first = len(start) + len(tokenizer.encode(stripped))
+    return whole, first
+
+
+@dataclass
+class _Pending:
+    """An item some of whose requests are still in the engine."""
+
+    item: Item
+    left: int
+    logprobs: list[float]
+    text: str = ""
+    calls: tuple[ToolCall, ...] = ()
+    tokens: int = 0
+    finish: str = ""
+    error: str = ""
+
+    def answer(self) -> Answer:
+        return Answer(self.item, tuple(self.logprobs), self.text, self.calls, self.tokens, self.finish, self.error)
+
+
+@dataclass
+class EngineTarget:
+    """A model on our engine. `format` lays dialogs out where `chat` asks for it; `bos` starts texts with the model's start token."""
+
+    name: str
+    engine: Engine
+    format: ChatFormat | None = None
+    chat: bool = False
+    bos: bool = True
+    record: dict[str, Any] = field(default_factory=dict)
+
+    def settings(self) -> dict[str, Any]:
+        return {**self.record, "chat": self.chat, "bos": self.bos and self.engine.tokenizer.bos_id is not None, "context": self.engine.max_length}  # fmt: skip
+
+    def answer(self, items: Iterable[Item]) -> Iterator[Answer]:
+        """Items are taken as there is room; choices of one question stand together, so that they share what is computed."""
+        waiting: dict[str, _Pending] = {}
+        refused: list[Answer] = []
+
+        def requests() -> Iterator[Request]:
+            for number, item in enumerate(items):
+                try:
+                    made = list(self._requests(item, str(number)))
+                except (ConfigError, RequestError) as error:
+                    refused.append(Answer(item, error=str(error)))
+                    continue
+                waiting[str(number)] = _Pending(item, len(made), [0.0] * len(item.continuations))
+                yield from made
+
+        for completion in self.engine.run(requests()):
+            key, _, part = completion.request.id.partition(" ")
+            pending = waiting[key]
+            pending.left -= 1
+            pending.tokens += len(completion.request.prompt) + len(completion.tokens)
+            if completion.error is not None:
+                pending.error = str(completion.error)
+            else:
+                self._take(pending, completion, part)
+            if not pending.left:
+                del waiting[key]
+                yield pending.answer()
+            while refused:
+                yield refused.pop()
+        yield from refused
+
+    def _requests(self, item: Item, key: str) -> Iterator[Request]:
+        tokenizer = self.engine.tokenizer
+        if item.task.kind == "rolling":
+            yield from self._windows(item, key)
+        elif item.continuations:
+            contexts = item.contexts * len(item.continuations) if len(item.contexts) == 1 else item.contexts
+            pairs = [encode_pair(tokenizer, c, t, self.bos) for c, t in zip(contexts, item.continuations, strict=True)]
+            if all(n == len(w) - 1 and w[:n] == pairs[0][0][:n] for w, n in pairs) and pairs[0][1]:
+                # every answer is one token after the same context: one look at it scores them all
+                prompt = pairs[0][0][: pairs[0][1]][-self.engine.max_length :]
+                yield Request(prompt=prompt, score_tokens=tuple(w[-1] for w, _ in pairs), id=f"{key} all")
+                return
+            for number, (whole, first) in enumerate(pairs):
+                if not first:  # nothing before: the model's start, or end, token stands there
+                    whole, first = [self._before(), *whole], 1
+                cut = max(0, len(whole) - self.engine.max_length)
+                yield Request(prompt=whole[cut:], score_from=max(1, first - cut), params=_NOTHING, id=f"{key} {number}")
+        else:
+            yield self._generation(item, key)
+
+    def _before(self) -> int:
+        tokenizer = self.engine.tokenizer
+        return tokenizer.bos_id if tokenizer.bos_id is not None else min(tokenizer.stop_ids, default=0)
+
+    def _windows(self, item: Item, key: str) -> Iterator[Request]:
+        """Disjoint windows of the whole context; each is preceded by the last token of the one before, the first by the start token."""
+        tokens = self.engine.tokenizer.encode(item.continuations[0])
+        room = self.engine.max_length - 1
+        before = self._before()
+        for first in range(0, len(tokens), room):
+            window = tokens[first : first + room]
+            # a last short window gets as much before it as fits, as lm-evaluation-harness has it
+            lead = tokens[max(0, first - (room - len(window)) - 1) : first] if first else [before]
+            yield Request(prompt=[*lead, *window], score_from=len(lead), params=_NOTHING, id=f"{key} window")
+
+    def _generation(self, item: Item, key: str) -> Request:
+        task = item.task
+        if item.messages:
+            if self.format is None:
+                raise ConfigError(f"{self.name} has no chat format, which {task.name} needs")
+            prompt = list(self.format.encode(item.messages, tools=item.tools).tokens)
+            special = self.format.show_special
+        else:
+            start = [self.engine.tokenizer.bos_id] if self.bos and self.engine.tokenizer.bos_id is not None else []
+            prompt, special = [*start, *self.engine.tokenizer.encode(item.contexts[0])], False  # type: ignore[list-item]
+        room = self.engine.max_length - task.max_tokens
+        if room < 1:
+            raise ConfigError(
+                f"{task.name} generates {task.max_tokens:,} tokens; the context is {self.engine.max_length:,}"
+            )
+        params = SamplingParams(temperature=0.0, max_tokens=task.max_tokens, stop=item.stop, show_special=special)
+        return Request(prompt=prompt[-room:], params=params, id=f"{key} text")
+
+    def _take(self, pending: _Pending, completion: Completion, part: str) -> None:
+        """What one request gave: all answers' scores, a window's, one answer's, or a reply."""
+        if part == "all":
+            pending.logprobs[:] = completion.token_logprobs
+        elif part == "text":
+            pending.text, pending.finish = completion.text, completion.finish_reason
+            if pending.item.tools:
+                known = frozenset(tool.name for tool in pending.item.tools)
+                pending.text, pending.calls = parse_reply(completion.text, known, cut_off=pending.finish != "stop")
+        else:
+            found = math.fsum(score.logprob for score in completion.prompt_logprobs or () if score is not None)
+            pending.logprobs[0 if part == "window" else int(part)] += found
+
+
+_NOTHING = SamplingParams(max_tokens=0, temperature=0.0)
+
+
+@dataclass
+class UrlTarget:
+    """An OpenAI-compatible server. Log-likelihoods need its /completions to echo the prompt with log-probabilities."""
+
+    url: str
+    model: str
+    key: str | None = None
+    chat: bool = True
+    workers: int = 8
+    timeout: float = 600.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.model} at {self.url}"
+
+    def settings(self) -> dict[str, Any]:
+        return {"url": self.url, "model": self.model, "chat": self.chat}
+
+    def answer(self, items: Iterable[Item]) -> Iterator[Answer]:
+        """Items go out on several connections; an answer that fails says why and ends nothing else."""
+        import httpx
+
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        with httpx.Client(base_url=self.url.rstrip("/"), headers=headers, timeout=self.timeout) as client, ThreadPoolExecutor(self.workers) as pool:  # fmt: skip
+            source = iter(items)
+            while batch := list(islice(source, 16 * self.workers)):
+                yield from pool.map(lambda item: self._one(client, item), batch)
+
+    def _one(self, client: Any, item: Item) -> Answer:
+        try:
+            if item.continuations:
+                contexts = item.contexts * len(item.continuations) if len(item.contexts) == 1 else item.contexts
+                contexts = contexts or ("",) * len(item.continuations)
+                found = [self._logprob(client, c, t) for c, t in zip(contexts, item.continuations, strict=True)]
+                return Answer(item, tuple(found))
+            return self._reply(client, item)
+        except Exception as error:  # whatever a transport or a server's odd answer raises is this item's
+            return Answer(item, error=first_line(error))
+
+    def _post(self, client: Any, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        import time
+
+        for attempt in range(5):
+            response = client.post(path, json={"model": self.model, **body})
+            if response.status_code not in (429, 502, 503) or attempt == 4:
+                break
+            time.sleep(min(30.0, float(response.headers.get("retry-after", 2**attempt))))
+        if response.status_code != 200:
+            raise RequestError(f"{path}: status {response.status_code}: {response.text[:200]}")
+        found: dict[str, Any] = response.json()
+        return found
+
+    def _logprob(self, client: Any, context: str, continuation: str) -> float:
+        stripped = context.rstrip()
+        body = {
+            "prompt": stripped + context[len(stripped) :] + continuation,
+            "max_tokens": 0,
+            "echo": True,
+            "logprobs": 1,
+            "temperature": 0,
+        }
+        scores = self._post(client, "/completions", body)["choices"][0]["logprobs"]
+        offsets, values = scores["text_offset"], scores["token_logprobs"]
+        first = next((i for i, offset in enumerate(offsets) if offset >= len(stripped)), len(offsets))
+        return math.fsum(value for value in values[max(first, 1) :] if value is not None)
+
+    def _reply(self, client: Any, item: Item) -> Answer:
+        import json
+
+        task = item.task
+        limits = {
+            "max_tokens": task.max_tokens,
+            "temperature": 0,
+            **({"stop": list(item.stop)[:4]} if item.stop else {}),
+        }
+        if not item.messages:
+            choice = self._post(client, "/completions", {"prompt": item.contexts[0], **limits})["choices"][0]
+            return Answer(item, text=choice["text"], finish=choice["finish_reason"])
+        body: dict[str, Any] = {"messages": [{"role": m.role, "content": m.content} for m in item.messages], **limits}
+        if item.tools:
+            body["tools"] = [{"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}} for t in item.tools]  # fmt: skip
+        choice = self._post(client, "/chat/completions", body)["choices"][0]
+        made = choice["message"].get("tool_calls") or ()
+        calls = tuple(ToolCall(c["function"]["name"], json.loads(c["function"]["arguments"] or "{}")) for c in made)
+        return Answer(item, text=choice["message"].get("content") or "", calls=calls, finish=choice["finish_reason"])
