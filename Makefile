@@ -6,7 +6,7 @@ MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: chat serve test test-all lint bench bench-cpu bench-serve soak docs clean
+.PHONY: chat eval serve test test-all lint bench bench-cpu bench-serve soak docs clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
@@ -36,6 +36,9 @@ bench: $(VENV)/.dev
 # Peers' folders: make bench-cpu LLAMA_CPP=... IK_LLAMA_CPP=...
 bench-cpu: $(VENV)/bench/.ready
 	$(VENV)/bench/bin/python benchmarks/cpu.py --llama-cpp "$(LLAMA_CPP)" --ik-llama-cpp "$(IK_LLAMA_CPP)"
+
+eval: $(VENV)/.chat
+	@$(BIN)/herd eval $(MODEL) --tasks small
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python benchmarks/serve.py $(if $(LLAMA_CPP),--llama-cpp "$(LLAMA_CPP)") --model "$(MODEL)"
@@ -76,6 +79,7 @@ $(VENV)/bench/.ready: $(VENV)/bin/python $(SOURCES) $(shell find herd -name '*.p
 
 # Peers that do not go with our own dependencies have an environment of their own.
 PEERS_arena := arena-rank==0.1.1 evalica==0.4.2
+PEERS_lm-eval := torch==2.13.0 transformers==5.23.0 accelerate lm-eval==0.4.13
 peer-%: $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)/peers/$* >&2
 	@$(VENV)/peers/$*/bin/python $(PIP) $(PEERS_$*) >&2

@@ -20,8 +20,9 @@ def command() -> None:
     """Blind votes between models, and the ranking they give.
 
     \b
-    herd arena import votes.csv --votes arena.db
-    herd arena rank --votes arena.db --style --flips
+    Examples:
+      herd arena import votes.csv --votes arena.db
+      herd arena rank --votes arena.db --style --flips
     """
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli.common import PATH, engine_options, open_model, step_progress
+from herd.cli.common import PATH, engine_options, open_model, show_progress
 from herd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -29,10 +29,11 @@ def command() -> None:
     """Run benchmarks and compare their figures.
 
     \b
-    herd eval smollm2-135m --tasks small
-    herd eval http://127.0.0.1:8000/v1 --model NAME --tasks gsm8k --data DIR
-    herd eval compare RUN RUN
-    herd eval list
+    Examples:
+      herd eval smollm2-135m --tasks small
+      herd eval http://127.0.0.1:8000/v1 --model NAME --tasks gsm8k --data DIR
+      herd eval compare RUN RUN
+      herd eval list
     """
 
 
@@ -83,7 +84,7 @@ def run(
             / f"eval-{opened.name.replace('/', '-').replace(':', '-')[:60].strip()}-{_short(names, limit, chat)}"
         )
         work = start(folder, opened, tasks, settings, sys.argv)
-        with step_progress() as progress:
+        with show_progress() as progress:
             figures = evaluate(opened, tasks, places, work, settings, progress)
     finally:
         close()

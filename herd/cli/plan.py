@@ -27,10 +27,11 @@ def command() -> None:
     """Plan a run: layouts and their time, memory and cost; what serves a model; what failures cost.
 
     \b
-    herd plan llama-3.1-405b --gpus 16384 --gpu h100 --context 8192 --batch 16M
-    herd plan serve llama-3.1-405b --context 8192 --numbers fp8
-    herd plan faults --gpus 16384 --days 54
-    herd plan check
+    Examples:
+      herd plan llama-3.1-405b --gpus 16384 --gpu h100 --context 8192 --batch 16M
+      herd plan serve llama-3.1-405b --context 8192 --numbers fp8
+      herd plan faults --gpus 16384 --days 54
+      herd plan check
     """
 
 

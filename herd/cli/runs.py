@@ -11,7 +11,13 @@ from herd.cli.common import PATH
 @click.command(name="runs")
 @click.argument("folders", nargs=-1, type=PATH)
 def command(folders: tuple[Path, ...]) -> None:
-    """List the runs in a folder (default: this one), or compare the results of several RUN folders."""
+    """List the runs in a folder (default: this one), or compare the results of several RUN folders.
+
+    \b
+    Examples:
+      herd runs
+      herd runs runs/first runs/second
+    """
     from rich.console import Console
     from rich.table import Table
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,10 +16,9 @@ from herd.evals.prompts import Item, chosen_shots, item
 from herd.evals.source import AbsentError, Places, rows_of, shots_of
 from herd.evals.target import Answer, Target
 from herd.evals.task import Task
+from herd.progress import Progress, silent
 from herd.runs import Run
 from herd.statistics import Interval, mean
-
-Progress = Callable[[str, int, int], None]
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,7 +64,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 def evaluate(
     target: Target, tasks: Sequence[Task], places: Places, run: Run, settings: Settings | None = None,
-    progress: Progress = lambda *_: None,
+    progress: Progress = silent,
 ) -> list[Figure]:  # fmt: skip
     """Figures of `tasks`, in order. What the run's folder has answers for already is not asked again."""
     settings = settings or Settings()

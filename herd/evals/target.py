@@ -37,8 +37,12 @@ class Answer:
 class Target(Protocol):
     """Anything that answers items, in any order."""
 
-    name: str
     chat: bool
+
+    @property
+    def name(self) -> str:
+        """What the run is called after."""
+        ...
 
     def answer(self, items: Iterable[Item]) -> Iterator[Answer]:
         """Answers, as they come; an item that fails has an `error`."""
@@ -165,7 +169,7 @@ class EngineTarget:
             special = self.format.show_special
         else:
             start = [self.engine.tokenizer.bos_id] if self.bos and self.engine.tokenizer.bos_id is not None else []
-            prompt, special = [*start, *self.engine.tokenizer.encode(item.contexts[0])], False  # type: ignore[list-item]
+            prompt, special = [*start, *self.engine.tokenizer.encode(item.contexts[0])], False
         room = self.engine.max_length - task.max_tokens
         if room < 1:
             raise ConfigError(
