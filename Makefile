@@ -6,7 +6,7 @@ MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: chat eval serve test test-all lint bench bench-cpu bench-serve soak docs clean
+.PHONY: chat eval serve test test-all lint bench bench-cpu bench-serve bench-safety peer-codeshield soak docs clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
@@ -42,6 +42,17 @@ eval: $(VENV)/.chat
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python benchmarks/serve.py $(if $(LLAMA_CPP),--llama-cpp "$(LLAMA_CPP)") --model "$(MODEL)"
+
+# Labelled snippets as JSONL, a folder of well-kept sources: make bench-safety LABELLED=... CLEAN=... [peer-codeshield first]
+LABELLED ?=
+CLEAN ?=
+PEER := $(wildcard $(VENV)/codeshield/bin/python)
+bench-safety: $(VENV)/.dev
+	$(BIN)/python benchmarks/safety.py $(if $(LABELLED),--labelled "$(LABELLED)") $(if $(CLEAN),--clean "$(CLEAN)") $(if $(PEER),--peer "$(PEER)")
+
+peer-codeshield: $(VENV)/bin/python
+	@$(PYTHON) -m venv $(VENV)/codeshield >&2
+	@$(VENV)/codeshield/bin/python $(PIP) codeshield==1.0.1 >&2
 
 SECONDS ?= 3600
 soak: $(VENV)/.dev

@@ -29,6 +29,7 @@ COMMANDS = {
     "arena": "Blind votes between models, and the ranking they give.",
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
     "train": "Train a model by a recipe, or go on with a run.",
+    "guard": "Look for insecure code, in files or in an answer.",
     "runs": "List long work and compare its results.",
 }
 

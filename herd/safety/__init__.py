@@ -1,0 +1,1 @@
+"""What stands between a model and the world: insecure code, injections, hazards. Nothing here calls anything outside the machine."""
