@@ -146,8 +146,9 @@ class EngineTarget:
             yield self._generation(item, key)
 
     def _before(self) -> int:
-        tokenizer = self.engine.tokenizer
-        return tokenizer.bos_id if tokenizer.bos_id is not None else min(tokenizer.stop_ids, default=0)
+        """What stands before a text that has nothing before it: the declared start token, or else the end token."""
+        declared = self.engine.tokenizer.declared
+        return declared.bos if declared.bos is not None else min(self.engine.tokenizer.stop_ids, default=0)
 
     def _windows(self, item: Item, key: str) -> Iterator[Request]:
         """Disjoint windows of the whole context; each is preceded by the last token of the one before, the first by the start token."""
