@@ -52,7 +52,7 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
     words = tokenizer.get("error") or (
         f"{tokenizer['vocabulary']:,} tokens, {tokenizer['special_tokens']} special, stops at {tokenizer['stop_tokens']}"
     )
-    fits = f"fits this machine's {human(machine['memory_bytes'])} of memory with {machine['context_that_fits']:,} tokens of context"
+    free = f"the {human(machine['free_bytes'])} of memory that are free"
     return [
         ("name", found["name"] or "(none)"),
         ("path", f"{found['path']} ({found['kind']})"),
@@ -71,6 +71,8 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         (
             "machine",
-            fits if machine["fits"] else f"too large for this machine's {human(machine['memory_bytes'])} of memory",
+            f"fits {free} with {machine['context_that_fits']:,} tokens of context"
+            if machine["fits"]
+            else f"takes {human(machine['packed_bytes'])}, more than {free}; {machine['advice']}",
         ),
     ]

@@ -4,6 +4,7 @@
 binding.
 """
 
+import mmap
 from array import array
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -108,6 +109,6 @@ def _add(decoder: _native.Decoder, name: str, tensor: StoredTensor) -> None:
     if raw.nbytes != tensor.nbytes:
         raise FormatError(f"tensor {name} has {raw.nbytes} bytes; expected {tensor.nbytes}")
     scale = None if tensor.scale is None else array("f", tensor.scale().reshape(-1).tolist())
-    decoder.add(name, fmt, rows, columns, raw, scale)
+    decoder.add(name, fmt, rows, columns, raw, scale, isinstance(raw.obj, mmap.mmap))
     if name == "tok_embeddings.weight":
         decoder.embedding = raw  # rows are read from it as tokens come; this keeps it alive

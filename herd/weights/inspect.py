@@ -7,6 +7,7 @@ from typing import Any
 from herd.errors import FormatError
 from herd.family import SHAPES
 from herd.weights.checkpoint import Checkpoint
+from herd.weights.memory import advice, need
 from herd.weights.presets import preset_for
 
 
@@ -59,8 +60,15 @@ def _tokenizer(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _machine(checkpoint: Checkpoint) -> dict[str, Any]:
-    """Memory of this machine, and the longest context whose cache (16-bit) fits beside the weights."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    left = int(total * 0.9) - checkpoint.weight_bytes
-    context = max(0, min(checkpoint.config.context, left // checkpoint.config.kv_bytes_per_token()))
-    return {"memory_bytes": total, "cores": os.cpu_count(), "fits": left > 0, "context_that_fits": context}
+    """Memory that is free now, and the longest context whose cache (16-bit) fits beside the weights, as the native backend counts."""
+    found = need(checkpoint)
+    context = min(checkpoint.config.context, found.context_that_fits)
+    return {
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "free_bytes": found.free,
+        "packed_bytes": found.weights,
+        "cores": os.cpu_count(),
+        "fits": context > 0,
+        "context_that_fits": context,
+        "advice": None if context else advice(checkpoint, found),
+    }

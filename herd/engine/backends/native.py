@@ -9,12 +9,10 @@ from herd.engine.backend import Row, RowResult, StepPlan
 from herd.engine.request import TokenLogprob
 from herd.errors import ConfigError
 from herd.weights.checkpoint import Checkpoint, StoredTensor
+from herd.weights.memory import CACHES, advice, need
 
 if TYPE_CHECKING:
     from herd.native._native import StepResult
-
-CACHES = {"f16": 2.0, "int8": 1.0}
-"""Number formats of the key-value cache, and bytes of an element (int8 has 4 more bytes a vector, its scale)."""
 
 
 class NativeBackend:
@@ -34,12 +32,12 @@ class NativeBackend:
         self.config = checkpoint.config
         self.block_size = native.BLOCK
         self.block_count = max(1, -(-cache_tokens // native.BLOCK))
-        size = checkpoint.config.kv_bytes_per_token(CACHES[kv_cache]) * self.block_count * native.BLOCK
-        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        if size > total:
+        found = need(checkpoint, kv_cache)
+        if (total := found.total(self.block_count * native.BLOCK)) > found.free:
+            cache = found.per_token * cache_tokens
             raise ConfigError(
-                f"a cache of {cache_tokens:,} tokens takes {size / 2**30:.1f} GiB; this machine has {total / 2**30:.1f} GiB; "
-                "use a smaller --context"
+                f"{checkpoint.path} needs {total / 2**30:.1f} GiB ({found.weights / 2**30:.1f} of weights, {cache / 2**30:.1f} of "
+                f"cache for {cache_tokens:,} tokens); this machine has {found.free / 2**30:.1f} GiB free; {advice(checkpoint, found)}"
             )
         self._decoder = native.load(checkpoint, threads=threads, blocks=self.block_count, isa=isa, kv_cache=kv_cache)
         checkpoint.forget()

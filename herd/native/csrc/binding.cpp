@@ -143,7 +143,7 @@ NB_MODULE(_native, m) {
            "frequencies"_a, "rope_gain"_a, "threads"_a, "blocks"_a, "isa"_a, "int8_cache"_a)
       .def("add",
            [](Decoder& self, const std::string& name, int format, int rows, int columns, Array<uint8_t> raw,
-              nb::object scale) {
+              nb::object scale, bool mapped) {
              std::vector<float> scales;
              if (!scale.is_none()) {
                auto values = nb::cast<Array<float>>(scale);
@@ -151,9 +151,9 @@ NB_MODULE(_native, m) {
                if (int(scales.size()) != rows) throw nb::value_error("a scale is needed for each row");
              }
              nb::gil_scoped_release release;
-             self.add(name, format, rows, columns, raw.data(), raw.size(), scales.empty() ? nullptr : scales.data());
+             self.add(name, format, rows, columns, raw.data(), raw.size(), scales.empty() ? nullptr : scales.data(), mapped);
            },
-           "name"_a, "format"_a, "rows"_a, "columns"_a, "raw"_a, "scale"_a.none())
+           "name"_a, "format"_a, "rows"_a, "columns"_a, "raw"_a, "scale"_a.none(), "mapped"_a)
       .def("finish", &Decoder::finish)
       .def("step", &step, "rows"_a)
       .def_prop_ro("isa", &Decoder::isa);

@@ -1,6 +1,7 @@
 #include "decoder.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cfloat>
@@ -28,6 +29,17 @@ Memory::Memory(size_t bytes) : bytes_((bytes + 4095) / 4096 * 4096) {
 Memory::~Memory() {
   if (data_) munmap(data_, bytes_);
 }
+
+namespace {
+
+// Let go of the resident pages of a mapped file; it is read anew where it is used again.
+void give_back(const uint8_t* first, const uint8_t* last) {
+  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE));
+  uintptr_t from = reinterpret_cast<uintptr_t>(first) / page * page, to = (reinterpret_cast<uintptr_t>(last) + page - 1) / page * page;
+  madvise(reinterpret_cast<void*>(from), to - from, MADV_DONTNEED);
+}
+
+}  // namespace
 
 uint8_t* Arena::take(size_t bytes) {
   constexpr size_t HUGE_PAGE = size_t(2) << 20, CHUNK = size_t(64) << 20;
@@ -98,7 +110,7 @@ Decoder::Weights* Decoder::place(const std::string& name, std::vector<float>*& n
 }
 
 void Decoder::add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes,
-                  const float* scale) {
+                  const float* scale, bool mapped) {
   if (rows <= 0 || columns <= 0 || bytes % size_t(rows)) throw std::invalid_argument("wrong size of " + name);
   size_t row_bytes = bytes / size_t(rows);
   if (name == "tok_embeddings.weight") {
@@ -136,12 +148,16 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
     std::copy(scale, scale + rows, w->scale.begin());
     m.row_scale = w->scale.data();
   }
-  std::atomic<int> next{0};
-  pool_->run([&](int) {
-    for (int tile; (tile = next.fetch_add(1)) < count;)
-      k_->pack(m, format, tile, raw + size_t(tile) * TILE * row_bytes, row_bytes, std::min(TILE, rows - tile * TILE),
-               data);
-  });
+  const int together = std::max(1, int((size_t(16) << 20) / (TILE * row_bytes)));
+  for (int first = 0; first < count; first += together) {
+    std::atomic<int> next{first};
+    const int last = std::min(first + together, count);
+    pool_->run([&](int) {
+      for (int tile; (tile = next.fetch_add(1)) < last;)
+        k_->pack(m, format, tile, raw + size_t(tile) * TILE * row_bytes, row_bytes, std::min(TILE, rows - tile * TILE), data);
+    });
+    if (mapped) give_back(raw + size_t(first) * TILE * row_bytes, raw + std::min(size_t(last) * TILE, size_t(rows)) * row_bytes);
+  }
 }
 
 void Decoder::finish() {

@@ -104,8 +104,10 @@ class Decoder {
   Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache = false);
   ~Decoder();
   // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows]. One that is
-  // there is replaced, in its place if it has the same size; not while a step is computed.
-  void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale);
+  // there is replaced, in its place if it has the same size; not while a step is computed. `mapped`: `raw` lies in a mapped file
+  // whose pages are given back as they are packed, so that weights are not in memory twice.
+  void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale,
+           bool mapped = false);
   void finish();  // check that every tensor is there
   // `before_choosing`, if there is one, is called on the caller's thread once all layers are computed: what choosing needs
   // and layers do not, masks of allowed tokens, may be made meanwhile and put into the rows then. std::invalid_argument for
