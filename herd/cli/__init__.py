@@ -30,6 +30,9 @@ COMMANDS = {
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
     "train": "Train a model by a recipe, or go on with a run.",
     "guard": "Look for insecure code, in files or in an answer.",
+    "merge": "Merge a LoRA adapter into its model.",
+    "average": "Average checkpoints of one model.",
+    "train-tokenizer": "Make a tokenizer for a new model from text.",
     "runs": "List long work and compare its results.",
 }
 
@@ -43,7 +46,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        command: click.Command = importlib.import_module(f"herd.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"herd.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -6,11 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import herd
+from herd.atomic import atomic_folder
 from herd.config import dump
 from herd.errors import ConfigError
 from herd.runs import Run
+from herd.train.lora import adapter_of
 from herd.train.open import Find, Opened, make_trainer, open_recipe
 from herd.train.recipe import BESIDE, Asked
+from herd.train.trainer import Trainer
+from herd.weights.adapter import write_adapter
 from herd.weights.hf_config import config_to_hf
 from herd.weights.sidecars import write_tokenizer
 
@@ -66,8 +70,17 @@ def train(
         done = trainer.train()
         if done:
             trainer.validate()
+            _write_adapter(run.folder, opened, trainer)
             run.finish(
                 steps=trainer.progress.step, tokens=trainer.progress.tokens, loss=last.get("step", {}).get("loss"),
                 **{f"{key} loss": value["loss"] for key, value in last.items() if key.startswith("validation")},
             )  # fmt: skip
     return run.folder, done
+
+
+def _write_adapter(folder: Path, opened: Opened, trainer: Trainer) -> None:
+    """The adapters of a run that has some, as PEFT reads them, in RUN/adapter."""
+    if opened.recipe.lora is None or (folder / "adapter").exists():
+        return
+    with atomic_folder(folder / "adapter") as temporary:
+        write_adapter(temporary, adapter_of(trainer.model), opened.config.head_dim, opened.recipe.model.start or "")

@@ -4,8 +4,7 @@ The mask of a dialog comes from `ChatFormat`, never from searching the text. A s
 error with its file and line.
 """
 
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,12 +15,12 @@ from numpy.typing import NDArray
 
 from herd.errors import FormatError, HerdError
 from herd.text.chat_format import ChatFormat, chat_format
+from herd.text.documents import json_lines, read_documents
 from herd.text.messages import Message
 from herd.text.tokenizer import Tokenizer
 from herd.train.recipe import Source
 
 Kind = Literal["text", "messages", "pairs", "ranked"]
-_BLANK_LINES = 2  # documents of a text file lie so many line ends apart, where it does not say otherwise
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,7 @@ def read_source(
     masks: list[NDArray[np.bool_]] = []
     groups, lines = [0], []
     dropped = 0
-    for line, value in _json_lines(path):
+    for line, value in json_lines(path):
         where = f"{path}:{line}"
         try:
             found = [encode(messages) for messages in _dialogs(source.kind, value)]
@@ -111,10 +110,8 @@ def read_source(
 
 def _text(source: Source, path: Path, tokenizer: Tokenizer) -> Corpus:
     """Documents of a text file, of all text files of a folder, or of the `text` of JSON lines; each begins and ends as declared."""
-    documents, where = _documents(path)
-    if not documents:
-        raise FormatError(f"{path}: holds no text")
-    ids, offsets = tokenizer.encode_batch(documents)
+    documents = read_documents(path)
+    ids, offsets = tokenizer.encode_batch(text for text, _ in documents)
     first = tokenizer.declared.first
     end = tokenizer.declared.eos
     added = (first is not None) + (end is not None)
@@ -129,43 +126,11 @@ def _text(source: Source, path: Path, tokenizer: Tokenizer) -> Corpus:
     out[text] = ids
     return Corpus(
         source.name or path.stem, source.weight, out, starts, None, np.arange(len(starts)),
-        lambda sample: where(sample), may_be_cut=True,
+        lambda sample: documents[sample][1], may_be_cut=True,
     )  # fmt: skip
 
 
-def _documents(path: Path) -> tuple[list[str], Callable[[int], str]]:
-    if path.suffix == ".jsonl":
-        found = list(_json_lines(path))
-        for line, value in found:
-            if not isinstance(value.get("text"), str):
-                raise FormatError(f"{path}:{line}: {_EXPECTED['text']}")
-        return [value["text"] for _, value in found], lambda i: f"{path}:{found[i][0]}"
-    files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
-    parts = [(f, part) for f in files for part in _read(f).split("\n" * (_BLANK_LINES + 1)) if part.strip()]
-    return [part.strip("\n") + "\n" for _, part in parts], lambda i: f"{parts[i][0]} (document {i})"
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"{path}: cannot be read ({error}); expected text in UTF-8") from error
-
-
-def _json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for line, text in enumerate(_read(path).split("\n"), 1):
-        if text.strip():
-            try:
-                value = json.loads(text)
-            except (ValueError, RecursionError) as error:
-                raise FormatError(f"{path}:{line}: not JSON ({error})") from error
-            if not isinstance(value, dict):
-                raise FormatError(f"{path}:{line}: expected a JSON object")
-            yield line, value
-
-
 _EXPECTED = {
-    "text": 'expected {"text": "..."}',
     "messages": 'expected {"messages": [{"role": "user", "content": "..."}, ...]} or {"prompt": ..., "completion": ...}',
     "pairs": 'expected {"prompt": ..., "chosen": "...", "rejected": "..."}',
     "ranked": 'expected {"prompt": ..., "answers": ["best", ..., "worst"]}',

@@ -53,5 +53,5 @@ def lora_adapter(folder: Path) -> FormatError:
         base = None
     return FormatError(
         f"{folder}: it is a LoRA adapter for {base or 'another model'}, which alone is no model; merge it into that model "
-        "first, with peft's merge_and_unload"
+        f"first: herd merge MODEL {folder} OUT"
     )

@@ -22,7 +22,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         return open_gguf(path)
     if not path.is_dir():
         raise FormatError(f"{path}: no such file or folder; give a .gguf file or a folder of weights")
-    if (path / "run.json").exists():
+    if (path / "run.json").exists() or (path / "state.json").exists():
         from herd.weights.run import open_run
 
         return open_run(path)

@@ -111,11 +111,12 @@ class Stored:
         return StoredTensor("F32", (parts[-1].last, stored[0].shape[1]), rows)
 
 
-def open_run(run: Path) -> Checkpoint:
-    """The newest state of a run, adapters merged into their base."""
+def open_run(path: Path) -> Checkpoint:
+    """The newest state of a run, or the one in the folder of a state, adapters merged into their base."""
     from herd.weights.open import open_checkpoint
 
-    found = states(run)
+    found = [path] if (path / "state.json").exists() else states(path)
+    run = path.parent.parent if found == [path] else path
     if not found:
         raise FormatError(f"{run}: this training run has no checkpoint yet")
     state = read_state(found[0])
@@ -131,7 +132,7 @@ def open_run(run: Path) -> Checkpoint:
         }
         base = open_checkpoint(Path(state.base))
         opened = merged(base, Adapter(pairs, state.scale))
-        opened.path, opened.name = run, run.name
+        opened.path, opened.name = path, path.name
         return opened
     from herd.weights.files import read_json
     from herd.weights.hf_config import config_from_hf
@@ -141,7 +142,7 @@ def open_run(run: Path) -> Checkpoint:
     config = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
     template = folder / "chat_template.jinja"
     return Checkpoint(
-        run, "run", config, check_tensors(config, tensors, str(found[0])), lambda: read_tokenizer(folder),
-        chat_template=template.read_text("utf-8") if template.exists() else None, name=run.name,
+        path, "run", config, check_tensors(config, tensors, str(found[0])), lambda: read_tokenizer(folder),
+        chat_template=template.read_text("utf-8") if template.exists() else None, name=path.name,
         files=tuple(found[0] / name for name in state.files),
     )  # fmt: skip

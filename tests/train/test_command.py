@@ -6,12 +6,19 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+from transformers import AutoTokenizer
 
+from herd.cli import average, merge, train_tokenizer
 from herd.cli.train import command
 from herd.errors import HerdError
+from herd.text.tokenizer import decode
+from herd.weights.open import open_checkpoint
+from herd.weights.sidecars import read_tokenizer
 
 RECIPE = """
 [model]
@@ -101,3 +108,48 @@ def test_what_cannot_be_is_one_line_with_the_key(place, monkeypatch, old, new, e
         CliRunner().invoke(command, ["r.toml", "--out", "bad"], catch_exceptions=False)
     assert expected in str(raised.value)
     assert not (place / "bad").exists()
+
+
+def test_an_adapter_is_merged_and_states_are_averaged(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    recipe(place, RECIPE.replace("steps = 12", "steps = 3") + "keep = 3\n[lora]\nrank = 4\n")
+    run = str(tmp_path / "run")
+    CliRunner().invoke(command, ["r.toml", "--out", run], catch_exceptions=False)
+    done = CliRunner().invoke(merge.command, ["model", run, str(tmp_path / "m"), "--to", "hf", "--format", "F32"], catch_exceptions=False)  # fmt: skip
+    assert done.exit_code == 0
+    merged, opened, base = (open_checkpoint(path) for path in (tmp_path / "m", tmp_path / "run", place / "model"))
+    for name, tensor in merged.tensors.items():
+        assert np.abs(tensor.float32() - opened.tensors[name].float32()).max() < 1e-6
+        assert ("norm" in name or "embed" in name or "output" in name) == np.array_equal(tensor.float32(), base.tensors[name].float32())  # fmt: skip
+    states = sorted(str(path) for path in (tmp_path / "run" / "checkpoints").iterdir())
+    assert len(states) == 3
+    CliRunner().invoke(average.command, [*states, "--out", str(tmp_path / "a"), "--to", "hf"], catch_exceptions=False)
+    mean = open_checkpoint(tmp_path / "a").tensors["layers.0.attention.wq.weight"].float32()
+    each = [open_checkpoint(Path(s)).tensors["layers.0.attention.wq.weight"].float32() for s in states]
+    assert np.abs(mean - np.mean(each, axis=0)).max() < 1e-7
+
+
+def test_a_tokenizer_is_made_and_a_new_model_begun_with_it(place, monkeypatch, tmp_path):
+    monkeypatch.chdir(place)
+    folder = tmp_path / "tokenizer"
+    done = CliRunner().invoke(train_tokenizer.command, ["text.txt", "--vocab", "300", "--out", str(folder)], catch_exceptions=False)  # fmt: skip
+    assert "300 tokens" in done.output
+    tokenizer = read_tokenizer(folder)
+    text = "the cat <|eot_id|> sang\n\n été 123456"
+    assert decode(tokenizer, tokenizer.encode(text)) == text
+    assert AutoTokenizer.from_pretrained(folder).encode("the cat", add_special_tokens=False) == tokenizer.encode(
+        "the cat"
+    )
+    (tmp_path / "r.toml").write_text(
+        f'[model]\nshape = {{layers = 1, dim = 32, ffn_dim = 64, heads = 2, kv_heads = 1, head_dim = 16, context = 128}}\n'
+        f'tokenizer = "tokenizer"\n[data]\nlength = 64\n[[data.sources]]\npath = "{place}/text.txt"\n[batch]\ntokens = 128\n'
+        "[schedule]\npeak = 1e-3\nsteps = 2\n"
+    )  # fmt: skip
+    CliRunner().invoke(command, [str(tmp_path / "r.toml"), "--out", str(tmp_path / "new")], catch_exceptions=False)
+    opened = open_checkpoint(tmp_path / "new")
+    assert opened.config.vocab == 300
+    assert opened.tokenizer.declared == tokenizer.declared
+    with pytest.raises(HerdError, match="has no room"):
+        CliRunner().invoke(
+            train_tokenizer.command, ["text.txt", "--vocab", "200", "--out", "x"], catch_exceptions=False
+        )
