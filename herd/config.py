@@ -147,4 +147,4 @@ def _unknown(kind: Any, values: Any, path: str) -> Iterator[str]:
 def _without_none(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_none(one) for key, one in value.items() if one is not None}
-    return [_without_none(one) for one in value] if isinstance(value, list) else value
+    return [_without_none(one) for one in value] if isinstance(value, list | tuple) else value

@@ -86,3 +86,16 @@ def test_keys_that_are_numbers_are_read_from_text():
 
     for bias in ({"5": 1.0}, {5: 1.0}):
         assert read(SamplingParams, values={"logit_bias": bias}).logit_bias == {5: 1.0}
+
+
+def test_none_within_a_tuple_of_sections_is_left_out(tmp_path):
+    class Stage(msgspec.Struct, frozen=True):
+        after: int
+        length: int | None = None
+
+    class Settings(msgspec.Struct, frozen=True):
+        stages: tuple[Stage, ...] = ()
+
+    settings = Settings((Stage(1), Stage(2, 3)))
+    (tmp_path / "s.toml").write_text(dump(settings))
+    assert read(Settings, tmp_path / "s.toml") == settings

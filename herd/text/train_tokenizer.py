@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 
 from herd.errors import ConfigError
-from herd.text.pre_tokenizers import PRE_TOKENIZERS
+from herd.text.pre_tokenizers import STEPS
 from herd.text.tokenizer import Declared
 from herd.text.tokenizer_json import HFTokenizer, tokenizer_spec
 from herd.text.vocabulary import LLAMA3_SPECIAL, byte_alphabet
@@ -26,7 +26,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> HFTokenizer:
             f"a vocabulary of {vocab} has no room; 256 bytes and {len(SPECIAL)} special tokens need {256 + len(SPECIAL) + 1}"
         )
     trained = Tokenizer(models.BPE())
-    split = json.dumps({"type": "Sequence", "pretokenizers": PRE_TOKENIZERS["llama3"]})
+    split = json.dumps({"type": "Sequence", "pretokenizers": STEPS["llama3"]})
     shell = json.loads(trained.to_str())
     shell["pre_tokenizer"] = json.loads(split)
     trained = Tokenizer.from_str(json.dumps(shell))
@@ -40,7 +40,7 @@ def train_tokenizer(texts: Iterable[str], vocab: int) -> HFTokenizer:
         )
     names = {name: room + i for i, name in enumerate(SPECIAL)}
     merges = [merge if isinstance(merge, list) else merge.split(" ", 1) for merge in model["merges"]]
-    spec = tokenizer_spec({**model["vocab"], **names}, merges, PRE_TOKENIZERS["llama3"], names, ignore_merges=True)
+    spec = tokenizer_spec({**model["vocab"], **names}, merges, STEPS["llama3"], names, ignore_merges=True)
     begin, end, turn = (names[name] for name in ("<|begin_of_text|>", "<|end_of_text|>", "<|eot_id|>"))
     declared = Declared(
         bos=begin, eos=end, eot=turn, pad=names["<|finetune_right_pad_id|>"], stops=(end, turn), add_bos=True

@@ -16,14 +16,16 @@ from herd.family import ModelConfig, shape
 from herd.model.llama import Transformer
 from herd.model.load import from_checkpoint, load_weights
 from herd.text.tokenizer import Tokenizer
+from herd.text.train_tokenizer import train_tokenizer
 from herd.train.checkpoint import Keeper, load, newest
 from herd.train.lora import add_adapters
 from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward, answer_logprobs
 from herd.train.packing import Batch, Packer, collate
 from herd.train.recipe import Model, Recipe, Source
-from herd.train.samples import Corpus, read_source
+from herd.train.samples import Corpus, plain_texts, read_source
 from herd.train.trainer import Log, Trainer, in_order, make_optimizer
 from herd.weights.checkpoint import Checkpoint
+from herd.weights.sidecars import read_tokenizer
 
 Find = Callable[[str], Checkpoint]
 """The checkpoint of a path or a name."""
@@ -55,15 +57,15 @@ class Opened:
         return max(1, steps)
 
 
-def open_recipe(recipe: Recipe, folder: Path, find: Find) -> Opened:
-    """Find the model and read the data; paths are from `folder`, where the recipe lies."""
+def open_recipe(recipe: Recipe, folder: Path, find: Find, run: Path | None = None) -> Opened:
+    """Find the model and read the data; paths are from `folder`, where the recipe lies. `run` has the tokenizer if one was learned."""
     recipe.check()
     start, tokenizer, template = None, None, None
     if recipe.model.start is not None:
         start = find(recipe.model.start)
         tokenizer, template, config = start.tokenizer, start.chat_template, start.config
     else:
-        tokenizer = _tokenizer(recipe.model, folder, find)
+        tokenizer = _tokenizer(recipe, folder, find, run)
         config = _shape(recipe.model, tokenizer.vocab_size)
     if recipe.objective == "reward":
         config = replace(config, classes=1, tied=False)
@@ -82,12 +84,16 @@ def open_recipe(recipe: Recipe, folder: Path, find: Find) -> Opened:
     return Opened(recipe, config, start, tokenizer, template, read(recipe.data.sources), read(recipe.data.validation))
 
 
-def _tokenizer(model: Model, folder: Path, find: Find) -> Tokenizer:
-    from herd.weights.sidecars import read_tokenizer
-
-    name = model.tokenizer or ""
-    path = folder / name
-    return read_tokenizer(path) if (path / "tokenizer.json").exists() else find(name).tokenizer
+def _tokenizer(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> Tokenizer:
+    """The tokenizer of a new model."""
+    model = recipe.model
+    if model.vocab is None:
+        path = folder / (model.tokenizer or "")
+        return read_tokenizer(path) if (path / "tokenizer.json").exists() else find(model.tokenizer or "").tokenizer
+    if run is not None:
+        return read_tokenizer(run / "model")
+    texts = (text for source in recipe.data.sources for text in plain_texts(source.kind, folder / source.path))
+    return train_tokenizer(texts, model.vocab)
 
 
 def _shape(model: Model, vocab: int) -> ModelConfig:

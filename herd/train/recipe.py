@@ -25,15 +25,16 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 class Model(Section, frozen=True, kw_only=True):
     """What is trained: `start` is a checkpoint by path or name; or a `shape` by name or by its numbers is begun anew, with the
-    `tokenizer` of a folder or of a pulled model.
+    `tokenizer` of a folder or of a pulled model, or one of `vocab` tokens that is learned from the sources first.
 
-    `vocab` of a new shape comes from its tokenizer. `dtype`: float32, bfloat16 (products in bfloat16, weights kept in
+    `dtype`: float32, bfloat16 (products in bfloat16, weights kept in
     float32), or auto: bfloat16 where this machine computes faster in it.
     """
 
     start: str | None = None
     shape: str | dict[str, Any] | None = None
     tokenizer: str | None = None
+    vocab: int | None = None
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
 
 
@@ -166,8 +167,10 @@ class Recipe(Section, frozen=True, kw_only=True):
             raise ConfigError("schedule: give either steps or epochs")
         if (self.model.start is None) == (self.model.shape is None):
             raise ConfigError("model: give either start (a checkpoint) or shape (to begin anew)")
-        if self.model.shape is not None and self.model.tokenizer is None:
-            raise ConfigError("model.tokenizer is missing; a new model needs one: herd train-tokenizer makes it")
+        if self.model.shape is not None and (self.model.tokenizer is None) == (self.model.vocab is None):
+            raise ConfigError(
+                "model: a new one needs a tokenizer: give either tokenizer or vocab, to learn one of so many tokens"
+            )
         if self.objective == "distil" and self.distil is None:
             raise ConfigError("distil.teacher is missing; name the checkpoint to learn from")
         if self.lora is not None and self.model.start is None:

@@ -44,7 +44,7 @@ def train(
         raise ConfigError(
             f"{out}: holds a run already; go on with it: herd train {out}, or name another folder with --out"
         )
-    opened = open_recipe(recipe, folder, find)
+    opened = open_recipe(recipe, folder, find, None if run is None else run.folder)
     if run is None:
         run = make_run(opened, folder, out, command)
     elif run.status == "done":

@@ -4,7 +4,7 @@ The mask of a dialog comes from `ChatFormat`, never from searching the text. A s
 error with its file and line.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -106,6 +106,18 @@ def read_source(
         source.name or path.stem, source.weight, np.concatenate(ids), offsets, np.concatenate(masks), np.array(groups),
         lambda sample: f"{path}:{lines[sample]}", may_be_cut=False, dropped=dropped,
     )  # fmt: skip
+
+
+def plain_texts(kind: str, path: Path) -> Iterator[str]:
+    """The texts of a source, for a tokenizer to learn from."""
+    if kind == "text":
+        yield from (text for text, _ in read_documents(path))
+        return
+    for line, value in json_lines(path):
+        try:
+            yield from (message.content for dialog in _dialogs(kind, value) for message in dialog)
+        except (msgspec.ValidationError, KeyError, TypeError) as error:
+            raise FormatError(f"{path}:{line}: {_EXPECTED[kind]}") from error
 
 
 def _text(source: Source, path: Path, tokenizer: Tokenizer) -> Corpus:

@@ -230,7 +230,7 @@ def test_a_step_that_is_not_finite_changes_nothing(place, find):
         ({"batch": Batch(tokens=1000)}, "batch.tokens 1000 is no whole number of rows of 256; 1024 would do"),
         ({"schedule": Schedule(peak=1e-3)}, "either steps or epochs"),
         ({"objective": "dpo"}, "kind text; dpo learns from pairs"),
-        ({"model": Model(shape="tiny")}, "model.tokenizer is missing"),
+        ({"model": Model(shape="tiny")}, "needs a tokenizer"),
         ({"lora": Lora(rank=0)}, "rank 0"),
     ],
 )
