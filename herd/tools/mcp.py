@@ -14,11 +14,12 @@ import msgspec
 
 from herd.errors import ConfigError, MissingDependencyError, RequestError, first_line
 from herd.text.messages import Tool
-from herd.tools import ToolBox
+from herd.tools import Run, ToolBox
 
 T = TypeVar("T")
 _START_SECONDS = 30.0
 _CALL_SECONDS = 120.0
+_CLOSED = -32000  # the library's code for a connection that has ended
 
 
 class _Server(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -39,26 +40,45 @@ class _Loop:
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
-        self._stop: asyncio.Event = asyncio.Event()
-        self._ended: list[Any] = []
         self._thread = threading.Thread(target=self.loop.run_forever, name="herd-mcp", daemon=True)
         self._thread.start()
+        self.connections: list[_Connection] = []
 
     def wait(self, work: Coroutine[Any, Any, T], seconds: float) -> T:
         """The result of a coroutine that runs on the loop."""
         return asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), self.loop).result()
 
-    def connect(self, server: Any) -> Any:
+    def close(self) -> None:
+        """Disconnect, which ends the servers that were started."""
+        for connection in self.connections:
+            connection.close()
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join(5)
+
+
+class _Connection:
+    """A client of one server. One that has ended is connected to, or started, anew."""
+
+    def __init__(self, loop: _Loop, server: Any) -> None:
+        self._loop, self._server = loop, server
+        self._lock = threading.Lock()
+        self._stop = asyncio.Event()
+        self._living: Any = None
+        self._client: Any = self._open()
+        loop.connections.append(self)
+
+    def _open(self) -> Any:
         """A client that stays connected; it is opened and closed by one task, as its library asks."""
-        ready: asyncio.Future[Any] = self.loop.create_future()
+        stop = self._stop = asyncio.Event()
+        ready: asyncio.Future[Any] = self._loop.loop.create_future()
 
         async def live() -> None:
             from mcp import Client
 
             try:
-                async with Client(server, read_timeout_seconds=_CALL_SECONDS) as client:
+                async with Client(self._server, read_timeout_seconds=_CALL_SECONDS) as client:
                     ready.set_result(client)
-                    await self._stop.wait()
+                    await stop.wait()
             except Exception as error:
                 if not ready.done():
                     ready.set_exception(error)
@@ -66,17 +86,36 @@ class _Loop:
         async def result() -> Any:
             return await ready
 
-        self._ended.append(asyncio.run_coroutine_threadsafe(live(), self.loop))
-        return self.wait(result(), _START_SECONDS)
+        self._living = asyncio.run_coroutine_threadsafe(live(), self._loop.loop)
+        return self._loop.wait(result(), _START_SECONDS)
+
+    def tools(self) -> list[Any]:
+        """What the server offers."""
+        found: list[Any] = self._loop.wait(self._client.list_tools(), _START_SECONDS).tools
+        return found
+
+    def call(self, name: str, arguments: dict[str, object], seconds: float) -> Any:
+        """What a tool gives. Nothing is called twice: when the server has ended, the call fails and the next one finds it anew."""
+        client = self._client
+        try:
+            return self._loop.wait(client.call_tool(name, arguments), seconds)
+        except TimeoutError:
+            raise
+        except Exception as error:
+            code = getattr(getattr(error, "error", None), "code", None)
+            if code is not None and code != _CLOSED:
+                raise  # the server's own answer
+            with self._lock:
+                if self._client is client:  # not by another call meanwhile
+                    self.close()
+                    self._client = self._open()
+            raise RequestError("the tool's server had ended and was started again; the call may be repeated") from error
 
     def close(self) -> None:
-        """Disconnect, which ends the servers that were started."""
-        self.loop.call_soon_threadsafe(self._stop.set)
-        for task in self._ended:
-            with contextlib.suppress(Exception):
-                task.result(10)
-        self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(5)
+        """Disconnect."""
+        self._loop.loop.call_soon_threadsafe(self._stop.set)
+        with contextlib.suppress(Exception):
+            self._living.result(5)
 
 
 def add_servers(box: ToolBox, path: Path) -> None:
@@ -98,22 +137,24 @@ def add_servers(box: ToolBox, path: Path) -> None:
         if server.command is not None:
             where = mcp.StdioServerParameters(command=server.command, args=server.args, env=server.env, cwd=server.cwd)
         try:
-            client = loop.connect(where)
-            tools = loop.wait(client.list_tools(), _START_SECONDS).tools
-        except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):
-                raise
+            connection = _Connection(loop, where)
+            tools = connection.tools()
+        except Exception as error:
             raise ConfigError(f"--mcp {path}: server {name!r} does not answer ({_innermost(error)})") from error
         for tool in tools:
             if tool.name in box.runners:
                 raise ConfigError(f"--mcp {path}: server {name!r} has a tool {tool.name!r}, and so has another")
-            box.add(Tool(tool.name, tool.description or "", dict(tool.input_schema)), _runner(loop, client, tool.name))
+            box.add(Tool(tool.name, tool.description or "", dict(tool.input_schema)), _runner(connection, tool.name))
 
 
-def _runner(loop: _Loop, client: Any, name: str) -> Any:
+def _runner(connection: _Connection, name: str) -> Run:
     def run(arguments: dict[str, object], seconds: float | None) -> str:
         try:
-            result = loop.wait(client.call_tool(name, arguments), min(_CALL_SECONDS, seconds or _CALL_SECONDS))
+            result = connection.call(name, arguments, min(_CALL_SECONDS, seconds or _CALL_SECONDS))
+        except TimeoutError as error:
+            raise RequestError("the tool took too long") from error
+        except RequestError:
+            raise
         except Exception as error:
             raise RequestError(f"the tool failed: {_innermost(error)}") from error
         text = "\n".join(getattr(item, "text", f"[{item.type}]") for item in result.content)

@@ -1,9 +1,10 @@
-"""Python code that a model wrote, run in a bubblewrap sandbox: no network, no files of the host but Python itself, a
-fresh folder, and limits on time, memory, processes and output.
+"""Python code that a model wrote, run in a bubblewrap sandbox: no network, no files of the host but /usr and the folder of
+Python, which can be read, a fresh folder, a filter of system calls, and limits on time, memory, processes and output.
 """
 
 import contextlib
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from herd.errors import MissingDependencyError
+from herd.tools import seccomp
 
 _NOBODY = 65534
 # Runs inside, before the code: limits that hold for everything it starts. The code comes on standard input.
@@ -56,6 +58,8 @@ class Sandbox:
             raise MissingDependencyError(
                 "code_interpreter needs bubblewrap; install it (Debian, Ubuntu: apt install bubblewrap)"
             )
+        if not seccomp.supported():
+            raise MissingDependencyError(f"code_interpreter has no filter of system calls for {platform.machine()}")
         if self.run("print(6 * 7)").strip() != "42":
             raise MissingDependencyError(
                 "bubblewrap cannot make a sandbox here; allow unprivileged user namespaces "
@@ -68,10 +72,12 @@ class Sandbox:
             return replace(self, seconds=seconds).run(code)
         # Limits on processes do not bind root, so root's sandboxes are run as nobody.
         user = {"user": _NOBODY, "group": _NOBODY, "extra_groups": []} if os.geteuid() == 0 else {}
+        filter_ = _filter()
         process = subprocess.Popen(
-            self._command(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
+            self._command(filter_), pass_fds=(filter_,), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd="/",
             env={}, start_new_session=True, **user,  # type: ignore[call-overload]
         )  # fmt: skip
+        os.close(filter_)
         watch = _Watch(process.pid, self)
         watcher = threading.Thread(target=watch.run, daemon=True)
         watcher.start()
@@ -98,7 +104,22 @@ class Sandbox:
             return f"[ended with status {process.returncode}]"
         return text or "[no output]"
 
-    def _command(self) -> list[str]:
+    def _devices(self) -> list[str]:
+        """A /dev without zero, whose shared maps are memory that no process's size shows; every writable mount is bounded."""
+        found = ["--size", "65536", "--tmpfs", "/dev", "--size", str(self.disk), "--tmpfs", "/dev/shm"]
+        for name in ("null", "random", "urandom", "full"):
+            found += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
+        links = {
+            "fd": "/proc/self/fd",
+            "stdin": "/proc/self/fd/0",
+            "stdout": "/proc/self/fd/1",
+            "stderr": "/proc/self/fd/2",
+        }
+        for name, target in links.items():
+            found += ["--symlink", target, f"/dev/{name}"]
+        return [*found, "--remount-ro", "/dev"]
+
+    def _command(self, filter_: int) -> list[str]:
         python = _python()
         inside = ["--ro-bind", "/usr", "/usr"]
         for name in ("/bin", "/sbin", "/lib", "/lib32", "/lib64"):
@@ -113,9 +134,9 @@ class Sandbox:
         limits = (str(self.memory), str(int(self.seconds) + 1), str(self.processes))
         return [
             "bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--cap-drop", "ALL", *inside,
-            "--proc", "/proc", "--dev", "/dev", "--size", str(self.disk), "--tmpfs", "/work", "--chdir", "/work",
+            "--proc", "/proc", *self._devices(), "--size", str(self.disk), "--tmpfs", "/work", "--chdir", "/work",
             "--setenv", "HOME", "/work", "--setenv", "PATH", "/usr/bin:/bin", "--setenv", "LANG", "C.UTF-8",
-            "--setenv", "OPENBLAS_NUM_THREADS", "1", "--hostname", "sandbox", "--remount-ro", "/",
+            "--setenv", "OPENBLAS_NUM_THREADS", "1", "--hostname", "sandbox", "--remount-ro", "/", "--seccomp", str(filter_),
             f"{python}/bin/python3", "-I", "-c", _LAUNCHER, *limits,
         ]  # fmt: skip
 
@@ -125,6 +146,14 @@ def _python() -> Path:
     prefix = Path(sys.base_prefix)
     hidden = os.geteuid() == 0 and not all(path.stat().st_mode & 1 for path in (prefix, *prefix.parents))
     return Path("/usr") if hidden and Path("/usr/bin/python3").exists() else prefix
+
+
+def _filter() -> int:
+    """A descriptor from which bubblewrap reads the filter of system calls; the caller closes it."""
+    read, write = os.pipe()
+    os.write(write, seccomp.program())
+    os.close(write)
+    return read
 
 
 class _Watch:

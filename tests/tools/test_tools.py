@@ -1,7 +1,9 @@
 """The tools that herd runs, and code that tries to break out of its sandbox."""
 
 import json
+import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -141,12 +143,41 @@ def long() -> str:
     "A lot of text."
     return "x" * 100_000
 
+@server.tool()
+async def hang() -> str:
+    "Takes its time."
+    import asyncio
+    await asyncio.sleep(60)
+    return "done"
+
+@server.tool()
+def process() -> str:
+    "Its process."
+    import os
+    return str(os.getpid())
+
 import sys
 if len(sys.argv) > 1:
     server.run("streamable-http", host="127.0.0.1", port=int(sys.argv[1]))
 else:
     server.run("stdio")
 """
+
+
+@pytest.mark.parametrize(
+    "code, word",
+    [
+        ("import os; os.memfd_create('x')", "not permitted"), ("import mmap; mmap.mmap(-1, 4096)", "not permitted"),
+        ("open('/dev/zero', 'rb')", "No such file"), ("open('/dev/x', 'wb')", "Read-only"), ("import socket; socket.socket(40, 1)", "not supported"),
+        ("import ctypes; print(ctypes.CDLL(None).unshare(0x10000000))", "-1"), ("import ctypes; print(ctypes.CDLL(None).syscall(425, 1, 0))", "-1"),
+        ("import ctypes; print(ctypes.CDLL(None).shmget(0, 4096, 0o1600))", "-1"),
+        ("for i in range(9): open(f'/dev/shm/{i}', 'wb').write(b'x' * (50 << 20))", "No space left"),
+        ("import multiprocessing as m\np = m.get_context('fork').Pool(2)\nprint(sum(p.map(abs, [-1, -2])))", "3"),
+        ("import socket; a, b = socket.socketpair(); a.send(b'x'); print(b.recv(1))", "b'x'"),
+    ],
+)  # fmt: skip
+def test_memory_that_no_process_shows_and_ways_out_are_closed(code, word):
+    assert word in Sandbox().run(code)
 
 
 def test_tools_of_an_mcp_server_join(tmp_path):
@@ -156,12 +187,20 @@ def test_tools_of_an_mcp_server_join(tmp_path):
     box = ToolBox()
     add_servers(box, tmp_path / "mcp.json")
     try:
-        assert [tool.name for tool in box.tools] == ["add", "fail", "long"]
+        assert [tool.name for tool in box.tools] == ["add", "fail", "long", "hang", "process"]
         assert box.tools[0].parameters["required"] == ["a", "b"]
         assert box.run(ToolCall("add", {"a": 2, "b": 40})) == "42"
         assert box.run(ToolCall("fail", {})).startswith("error: ")
         assert len(box.run(ToolCall("long", {}))) < MAX_OUTPUT + 100
         assert box.run(ToolCall("add", {"a": "x"})).startswith("error")
+        begun = time.monotonic()
+        assert "too long" in box.run(ToolCall("hang", {}), 0.5)
+        assert time.monotonic() - begun < 5
+        assert box.run(ToolCall("add", {"a": 2, "b": 2})) == "4"
+        first = int(box.run(ToolCall("process", {})))
+        os.kill(first, signal.SIGKILL)
+        assert "started again" in box.run(ToolCall("process", {}))
+        assert int(box.run(ToolCall("process", {}))) != first
     finally:
         box.close()
     with socket.socket() as sock:
