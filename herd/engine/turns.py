@@ -51,7 +51,7 @@ class Part(msgspec.Struct, frozen=True):
 
     A call comes as its name in `opens`, the JSON of its arguments in pieces, then whole in `call`; one that the end of the
     reply cut off never comes whole. A call that is `ours` is run by the agent: it comes in `call` alone, its `result` follows.
-    `reason` and `usage`, of all steps together, come last.
+    `reason` and `usage`, of all steps together, come last; `by_text` says that a stop string ended it.
     """
 
     index: int
@@ -63,6 +63,7 @@ class Part(msgspec.Struct, frozen=True):
     ours: bool = False
     result: ToolResult | None = None
     reason: FinishReason | None = None
+    by_text: bool = False
     usage: Usage | None = None
 
 
@@ -234,7 +235,9 @@ class Turns:
         """The end of a reply; it is kept back while calls are to be run."""
         usage = event.usage or Usage(0, 0, 0)
         total = msgspec.structs.replace(usage, completion=self._generated + usage.completion)
-        reply.end = Part(event.index, reason=event.finish_reason, usage=total)
+        stops = self._agent.engine.tokenizer.stop_ids
+        by_text = event.finish_reason == "stop" and not (event.tokens and event.tokens[-1] in stops)
+        reply.end = Part(event.index, reason=event.finish_reason, by_text=by_text, usage=total)
         if self._params.n == 1:
             eom = self._agent.engine.tokenizer.special_tokens.get("<|eom_id|>")
             expects = bool(event.tokens) and event.tokens[-1] == eom

@@ -16,15 +16,20 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from herd import __version__
+from herd.engine.request import SamplingParams
 from herd.errors import HerdError
+from herd.serve import anthropic, ollama
+from herd.serve.anthropic import MessagesJob
+from herd.serve.anthropic_schema import MessagesRequest
 from herd.serve.chat_completions import ChatJob
 from herd.serve.completions import CompletionJob
 from herd.serve.errors import RETRY_AFTER, ApiError, as_api_error, decode
 from herd.serve.gate import AccessLog, Gate, GateSettings, share_of
-from herd.serve.job import Job
+from herd.serve.job import Job, with_preset
 from herd.serve.keys import KeyFile
 from herd.serve.messages import conversation
 from herd.serve.metrics import RECORD, Metrics
+from herd.serve.ollama import OllamaJob, OllamaRequest
 from herd.serve.openapi import docs_page, openapi
 from herd.serve.responses import ResponseJob
 from herd.serve.responses_schema import ResponsesRequest
@@ -106,7 +111,36 @@ class Api:
 
     async def responses(self, request: Request) -> Response:
         """Responses."""
-        return await self._generate(request, ResponsesRequest, ResponseJob, named=True)
+        return await self._generate(request, ResponsesRequest, ResponseJob)
+
+    async def messages(self, request: Request) -> Response:
+        """Anthropic's messages."""
+        return await self._generate(request, MessagesRequest, MessagesJob)
+
+    async def count_tokens(self, request: Request) -> Response:
+        """How many tokens Anthropic's messages are."""
+        body = await self._body(request, MessagesRequest)
+        served, share = self._ready(body.model), share_of(request.scope)
+
+        def count() -> int:
+            turns = served.agent().turns(
+                with_preset(served, anthropic.conversation(body)), SamplingParams(), anthropic.tools_of(served, body)
+            )
+            return len(turns.prompt(turns.messages))
+
+        return _Json({"input_tokens": await served.pools.run("prompt", share.user, count)})
+
+    async def ollama_chat(self, request: Request) -> Response:
+        """Ollama's chat."""
+        return await self._generate(request, OllamaRequest, OllamaJob, streams=True)
+
+    async def ollama_tags(self, _: Request) -> Response:
+        """The models, in Ollama's list."""
+        return _Json(ollama.tags(self._ready()))
+
+    async def ollama_version(self, _: Request) -> Response:
+        """The version, for Ollama's clients."""
+        return _Json({"version": __version__})
 
     async def tokenize(self, request: Request) -> Response:
         """Text or messages -> tokens."""
@@ -138,16 +172,16 @@ class Api:
         return body
 
     async def _generate(
-        self, request: Request, kind: type[Any], job: Callable[..., Job], *, named: bool = False
+        self, request: Request, kind: type[Any], job: Callable[..., Job], *, streams: bool = False
     ) -> Response:
-        """A body's job done: whole, or as server-sent events (with their type's name where clients want it)."""
+        """A body's job done: whole, or as a stream."""
         body = await self._body(request, kind)
         served, share = self._ready(body.model), share_of(request.scope)
         work = await served.pools.run("prompt", share.user, lambda: job(served, body, share.user))
         share.claim(work.replies)
-        if not body.stream:
+        if not (streams if body.stream is None else body.stream):
             return _Json(await unless_gone(request, share, work.whole(work.parts())))
-        return await stream(request, share, work, named=named)
+        return await stream(request, share, work)
 
 
 def create_app(
@@ -210,7 +244,9 @@ def create_app(
         get("/", index), get("/docs", docs), get("/openapi.json", spec), get("/health", api.health),
         get("/metrics", api.prometheus), get("/v1/models", api.models), get("/v1/models/{name:path}", api.model),
         post("/v1/chat/completions", api.chat), post("/v1/completions", api.completions),
-        post("/v1/responses", api.responses), post("/tokenize", api.tokenize), post("/detokenize", api.detokenize),
+        post("/v1/responses", api.responses), post("/v1/messages", api.messages),
+        post("/v1/messages/count_tokens", api.count_tokens), post("/api/chat", api.ollama_chat), get("/api/tags", api.ollama_tags),
+        get("/api/version", api.ollama_version), post("/tokenize", api.tokenize), post("/detokenize", api.detokenize),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]  # fmt: skip
     middleware = []
@@ -218,8 +254,8 @@ def create_app(
         allowed = list(settings.cors)
         middleware = [Middleware(CORSMiddleware, allow_origins=allowed, allow_methods=["*"], allow_headers=["*"])]
 
-    async def known(_: Request, error: Exception) -> Response:
-        return as_api_error(error).response()
+    async def known(request: Request, error: Exception) -> Response:
+        return as_api_error(error).response(request.url.path)
 
     async def missing(request: Request, _: Exception) -> Response:
         return ApiError(404, f"there is nothing at {request.url.path}; see /docs").response()

@@ -27,9 +27,17 @@ class ApiError(Exception):
         kind = _KINDS.get(self.status, "server_error" if self.status >= 500 else "invalid_request_error")
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
-    def response(self) -> JSONResponse:
+    def shaped(self, path: str) -> dict[str, Any]:
+        """The JSON object in the shape that clients of a path know: OpenAI's, Anthropic's or Ollama's."""
+        body = self.body()
+        if path.startswith("/v1/messages"):
+            kind = "api_error" if self.status >= 500 else body["error"]["type"]
+            return {"type": "error", "error": {"type": kind, "message": self.message}}
+        return {"error": self.message} if path.startswith("/api/") else body
+
+    def response(self, path: str = "") -> JSONResponse:
         """The whole answer."""
-        return JSONResponse(self.body(), self.status, self.headers)
+        return JSONResponse(self.shaped(path), self.status, self.headers)
 
 
 def as_api_error(error: Exception) -> ApiError:

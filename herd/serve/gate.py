@@ -30,6 +30,11 @@ PATHS = frozenset(
         "/v1/chat/completions",
         "/v1/completions",
         "/v1/responses",
+        "/v1/messages",
+        "/v1/messages/count_tokens",
+        "/api/chat",
+        "/api/tags",
+        "/api/version",
     ]
 )
 _OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/page/")
@@ -193,7 +198,7 @@ class Gate:
         except Exception as error:
             if status != 499:
                 raise  # the answer has begun; all that is left is to close the connection
-            await as_api_error(error).response()(scope, receive, answered)
+            await as_api_error(error).response(scope["path"])(scope, receive, answered)
         finally:
             if share is not None:
                 share.release()
@@ -223,7 +228,8 @@ class Gate:
         if self._keys is None or path == "/" or path.startswith(_OPEN_PATHS) or scope["method"] == "OPTIONS":
             return None
         kind, _, secret = headers.get("authorization", "").partition(" ")
-        key = self._keys.find(secret.strip()) if kind.lower() == "bearer" else None
+        secret = secret if kind.lower() == "bearer" else headers.get("x-api-key", "")  # OpenAI's way, Anthropic's
+        key = self._keys.find(secret.strip()) if secret else None
         if key is None:
             raise ApiError(401, "give a valid key: Authorization: Bearer KEY", code="invalid_api_key")
         return key

@@ -7,6 +7,8 @@ from typing import Any
 import msgspec
 
 from herd import __version__
+from herd.serve.anthropic_schema import MessagesRequest
+from herd.serve.ollama import OllamaRequest
 from herd.serve.responses_schema import ResponsesRequest
 from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
 
@@ -15,7 +17,12 @@ _REF = "#/components/schemas/{name}"
 _ENDPOINTS: tuple[tuple[str, str, str, type[Any] | None, str], ...] = (
     ("/v1/chat/completions", "post", "Reply to a conversation, with tools, held to a schema, streamed or whole.", ChatRequest, "A chat.completion, or chat.completion.chunk events."),
     ("/v1/completions", "post", "Continue plain text or tokens.", CompletionRequest, "A text_completion, or events of the same shape."),
-    ("/v1/responses", "post", "The Responses API over the same replies; nothing is stored.", ResponsesRequest, "A response, or its events."),
+    ("/v1/responses", "post", "The Responses API over the same replies.", ResponsesRequest, "A response, or its events."),
+    ("/v1/messages", "post", "Anthropic's Messages API over the same replies.", MessagesRequest, "A message, or its events."),
+    ("/v1/messages/count_tokens", "post", "How many tokens Anthropic's messages are.", MessagesRequest, "input_tokens."),
+    ("/api/chat", "post", "Ollama's chat over the same replies.", OllamaRequest, "A reply, or lines of one."),
+    ("/api/tags", "get", "The model, in Ollama's list.", None, "models."),
+    ("/api/version", "get", "The version, for Ollama's clients.", None, "version."),
     ("/v1/models", "get", "The model that is served.", None, "A list of one model, with its context, preset and tools."),
     ("/v1/models/{name}", "get", "The model by its name.", None, "The model."),
     ("/tokenize", "post", "Tokens of a text, or of messages as the model is shown them.", TokenizeRequest, "tokens and their count."),

@@ -8,7 +8,7 @@ TopLogprobs = Annotated[int, msgspec.Meta(ge=0, le=20)]
 """How many alternatives beside each token; 20 is OpenAI's bound, the engine has none."""
 
 
-class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+class Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A body. Null is the same as not there, everywhere."""
 
 
@@ -16,7 +16,7 @@ class Inner(msgspec.Struct, frozen=True, kw_only=True):
     """An object inside of a body: clients echo back what else it had, which is ignored."""
 
 
-class Ignored(_Body, frozen=True, kw_only=True):
+class Ignored(Body, frozen=True, kw_only=True):
     """Fields of OpenAI's that do nothing here."""
 
     include: Any = None
@@ -179,7 +179,7 @@ class CompletionRequest(Sampled, frozen=True, kw_only=True):
     special: bool | None = None  # read the names of special tokens in the prompt as those tokens
 
 
-class TokenizeRequest(_Body, frozen=True, kw_only=True):
+class TokenizeRequest(Body, frozen=True, kw_only=True):
     """POST /tokenize: text, or messages as the model would be shown them."""
 
     text: str | None = None
@@ -188,7 +188,7 @@ class TokenizeRequest(_Body, frozen=True, kw_only=True):
     model: str | None = None
 
 
-class DetokenizeRequest(_Body, frozen=True, kw_only=True):
+class DetokenizeRequest(Body, frozen=True, kw_only=True):
     """POST /detokenize."""
 
     tokens: list[int]

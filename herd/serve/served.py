@@ -97,7 +97,7 @@ def limits(served: Served, body: Any = None) -> Limits:
 
 def check_model(served: Served, name: str | None) -> None:
     """ApiError when a request is for another model."""
-    if name and name != served.name:
+    if name and name.removesuffix(":latest") != served.name:  # Ollama's clients add it
         raise ApiError(
             404, f"the model {name!r} is not served here; this is {served.name!r}", param="model", code="model_not_found"
         )  # fmt: skip

@@ -12,9 +12,11 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from herd.errors import ConfigError
 
@@ -64,6 +66,29 @@ class _Server(uvicorn.Server):
                 signal.signal(number, handler)
 
 
+class _UntilClose(RequestResponseCycle):
+    """An answer of HTTP/1.0, which has no chunks: without a known length it ends where the connection does."""
+
+    endless = False
+
+    async def send(self, message: Any) -> None:
+        """Pass on a message of the application's."""
+        if message["type"] == "http.response.start" and b"content-length" not in dict(message["headers"]):
+            self.chunked_encoding = self.keep_alive = False
+            self.endless = True
+        elif self.endless:
+            self.expected_content_length = len(message.get("body", b""))
+        await super().send(message)
+
+
+class _Protocol(HttpToolsProtocol):
+    def on_headers_complete(self) -> None:
+        """A request's headers have come; its answer is made in a task that begins later."""
+        super().on_headers_complete()
+        if self.scope["http_version"] == "1.0" and self.cycle is not None:
+            self.cycle.__class__ = _UntilClose
+
+
 def serve(
     app: ASGIApp,
     sock: socket.socket,
@@ -75,7 +100,7 @@ def serve(
     """A function that serves `app` until a signal comes; running replies have `grace` seconds to end."""
     allow_many_connections()
     config = uvicorn.Config(
-        app, log_level="error", access_log=False, server_header=False, timeout_graceful_shutdown=grace,
+        app, log_level="error", access_log=False, server_header=False, http=_Protocol, timeout_graceful_shutdown=grace,
         timeout_keep_alive=75, ssl_certfile=certificate, ssl_keyfile=key,
     )  # fmt: skip
     try:

@@ -14,6 +14,7 @@ from herd.serve.job import Job
 
 T = TypeVar("T")
 _PING = 5.0  # seconds without an event after which a comment says that the reply is still being made
+_RESPONSES, _ANTHROPIC = "/v1/responses", "/v1/messages"  # whose events have names
 _WATCH = 1.0  # seconds between looks at whether a key still holds
 
 
@@ -39,7 +40,7 @@ async def _gone(request: Request) -> None:
         pass
 
 
-async def stream(request: Request, share: Share, work: Job, *, named: bool) -> Response:
+async def stream(request: Request, share: Share, work: Job) -> Response:
     """The job's events. They begin when the engine has taken it: what cannot be served is an error, not a stream."""
     parts = work.parts()
     first = asyncio.ensure_future(anext(parts))
@@ -55,9 +56,10 @@ async def stream(request: Request, share: Share, work: Job, *, named: bool) -> R
         raise
     finally:
         taken.cancel()
-    events = _events(work.chunks(_rejoined(first, parts)), share, named)
+    events = _events(work.chunks(_rejoined(first, parts)), share, request.url.path)
+    kind = "application/x-ndjson" if request.url.path.startswith("/api/") else "text/event-stream"
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    return StreamingResponse(events, media_type=kind, headers=headers)
 
 
 async def _rejoined(first: "asyncio.Future[T]", rest: AsyncIterator[T]) -> AsyncIterator[T]:
@@ -73,8 +75,17 @@ async def _rejoined(first: "asyncio.Future[T]", rest: AsyncIterator[T]) -> Async
         await rest.aclose()  # type: ignore[attr-defined]
 
 
-async def _events(events: AsyncIterator[dict[str, Any]], share: Share, named: bool) -> AsyncIterator[bytes]:
-    encode = msgspec.json.encode
+async def _events(events: AsyncIterator[dict[str, Any]], share: Share, path: str) -> AsyncIterator[bytes]:
+    named, lines = path in (_RESPONSES, _ANTHROPIC), path.startswith("/api/")
+
+    def encoded(event: dict[str, Any]) -> bytes:
+        if lines:
+            return msgspec.json.encode(event) + b"\n"
+        if named and "type" not in event:  # an error
+            event = {"type": "error", **event["error"]}
+        name = b"event: " + event["type"].encode() + b"\n" if named else b""
+        return name + b"data: " + msgspec.json.encode(event) + b"\n\n"
+
     coming: asyncio.Future[dict[str, Any]] | None = None
     try:
         while True:
@@ -82,25 +93,21 @@ async def _events(events: AsyncIterator[dict[str, Any]], share: Share, named: bo
             await asyncio.wait((coming,), timeout=_PING)
             share.check()
             if not coming.done():
-                yield b": ping\n\n"
+                if not lines:
+                    yield b'event: ping\ndata: {"type": "ping"}\n\n' if path == _ANTHROPIC else b": ping\n\n"
                 continue
             try:
                 event = coming.result()
             except StopAsyncIteration:
                 break
             coming = None
-            name = b"event: " + event["type"].encode() + b"\n" if named else b""
-            yield name + b"data: " + encode(event) + b"\n\n"
+            yield encoded(event)
     except Exception as error:
-        body = as_api_error(error).body()
-        if named:
-            yield b"event: error\ndata: " + encode({"type": "error", **body["error"]}) + b"\n\n"
-        else:
-            yield b"data: " + encode(body) + b"\n\n"
+        yield encoded(as_api_error(error).shaped(path))
     finally:
         if coming is not None:
             coming.cancel()
             await asyncio.gather(coming, return_exceptions=True)
         await events.aclose()  # type: ignore[attr-defined]
-    if not named:
+    if not named and not lines:
         yield b"data: [DONE]\n\n"
