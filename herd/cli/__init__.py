@@ -33,6 +33,7 @@ COMMANDS = {
     "merge": "Merge a LoRA adapter into its model.",
     "average": "Average checkpoints of one model.",
     "train-tokenizer": "Make a tokenizer for a new model from text.",
+    "doctor": "Show what this machine can do and what is missing.",
     "runs": "List long work and compare its results.",
 }
 
