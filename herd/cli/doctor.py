@@ -67,17 +67,17 @@ def command(probe: bool) -> None:
     if probe:
         from herd.native import probe as measure
 
-        found = measure(cores)
+        rates = measure(cores)
         print("\nMeasured:")
         _line(
             True,
             "bandwidth",
-            f"{found.bandwidth / 1e9:.1f} GB/s; a model of 4 GB decodes at {found.bandwidth / 4e9:.0f} tokens/s at best",
+            f"{rates.bandwidth / 1e9:.1f} GB/s; a model of 4 GB decodes at {rates.bandwidth / 4e9:.0f} tokens/s at best",
         )
         _line(
             True,
             "arithmetic",
-            f"{found.float_ops / 1e9:,.0f} GFLOP/s in floats, {found.integer_ops / 1e9:,.0f} Gop/s in 8 bits",
+            f"{rates.float_ops / 1e9:,.0f} GFLOP/s in floats, {rates.integer_ops / 1e9:,.0f} Gop/s in 8 bits",
         )
 
 
