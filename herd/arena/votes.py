@@ -7,6 +7,7 @@ import contextlib
 import csv
 import hashlib
 import json
+import secrets
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -38,6 +39,7 @@ create index if not exists votes_by_pair on votes (excluded, first, second, winn
 create index if not exists votes_by_style on votes (excluded, winner, first, second, characters, headers, bold, lists);
 create index if not exists votes_by_language on votes (excluded, language, first, second, winner);
 create index if not exists votes_by_kind on votes (excluded, kind, first, second, winner);
+create table if not exists settings (name text primary key, value text not null);
 create table if not exists ledger (id {serial}, time double precision not null, entry text not null, hash text not null);
 """
 
@@ -123,6 +125,21 @@ class Votes:
             else:
                 self._models[name] = found[0]
         return self._models[name]
+
+    def enter(self, models: Iterable[tuple[str, str]]) -> None:
+        """Enter names and versions; the ledger says which are new."""
+        said = {e["name"]: e["version"] for e in self.ledger() if e["event"] == "version"}
+        with self._together():
+            for name, version in models:
+                self.model(name)
+                if said.get(name) != version:
+                    self._enter({"event": "version", "name": name, "version": version})
+
+    def secret(self) -> str:
+        """What signs the cookies of this arena's voters, made once."""
+        made = secrets.token_hex(32)
+        self._run("insert into settings (name, value) values ('secret', ?) on conflict (name) do nothing", (made,))
+        return str(self._run("select value from settings where name = 'secret'").fetchone()[0])
 
     def add(self, votes: Iterable[Vote]) -> int:
         """Keep votes, all or none; returns how many. They are on the disk when this returns."""
@@ -232,6 +249,11 @@ class Votes:
             before = chained
             entries.append({"time": moment, **json.loads(text)})
         return entries
+
+
+def outcome_of(winner: Winner) -> int:
+    """0 where the left one won, 1 for a tie, 2 where the right one did."""
+    return _OUTCOME[winner]
 
 
 def _where(language: str | None, kind: str | None) -> tuple[str, list[str]]:

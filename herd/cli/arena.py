@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from herd.cli.common import PATH
-from herd.errors import ConfigError
+from herd.cli.common import PATH, open_model, warn
+from herd.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
     from herd.arena.rank import Ratings, Table
@@ -21,9 +21,67 @@ def command() -> None:
 
     \b
     Examples:
+      herd arena serve a.gguf b.gguf http://localhost:8080/v1
       herd arena import votes.csv --votes arena.db
       herd arena rank --votes arena.db --style --flips
     """
+
+
+@command.command(no_args_is_help=True)
+@click.argument("places", nargs=-1, required=True, metavar="[NAME=]MODEL ...")
+@_VOTES
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", default=8090, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--key", envvar="HERD_ARENA_KEY", help="API key for the URLs.")
+@click.option("--max-tokens", default=1024, show_default=True, help="Tokens of an answer, at most.")
+@click.option(
+    "--context", type=int, help="Tokens of key-value cache for each model. Default: its context, at most 8192."
+)
+@click.option("--threads", type=int, help="CPU threads for each model. Default: one a core.")
+@click.option("--per-minute", type=int, help="Questions a minute for each voter; ten times that for each address.")
+@click.option("--concurrency", type=int, help="Rounds at a time.")
+@click.option("--longest", type=int, help="Characters of a question, at most.")
+@click.option("--least-seconds", type=float, help="Votes that come quicker are kept and not counted.")
+@click.option("--ssl-cert", help="TLS certificate (PEM).")
+@click.option("--ssl-key", help="TLS key (PEM).")
+def serve(
+    places: tuple[str, ...], place: str, host: str, port: int, key: str | None, max_tokens: int, context: int | None,
+    threads: int | None, ssl_cert: str | None, ssl_key: str | None, **limits: float | None,
+) -> None:  # fmt: skip
+    """A page where people ask, see two anonymous answers, and vote.
+
+    Each MODEL is one that herd opens, the URL of an OpenAI-compatible server (http://host/v1, or http://host/v1#model), or a .jsonl
+    file of {"prompt": ..., "reply": ...}. With a file among them people vote on its prompts instead of asking.
+    """
+    try:
+        from herd.arena.app import create_app
+        from herd.serve.app import PAGE
+        from herd.serve.server import bind, is_loopback
+        from herd.serve.server import serve as listen
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"herd arena serve needs {error.name}; install it with: pip install 'llama-herd[arena]'"
+        ) from error
+    from herd.arena.contestants import open_contestants
+    from herd.arena.rounds import Arena, RoundSettings
+    from herd.arena.votes import Votes
+
+    if len(places) < 2:
+        raise ConfigError(f"one contestant ({places[0]}); an arena needs two or more")
+    settings = RoundSettings(**{name: value for name, value in limits.items() if value is not None})  # type: ignore[arg-type]
+    settings.check()
+    sock = bind(host, port)
+    contestants = open_contestants(
+        list(places), open_model, max_tokens=max_tokens, key=key, threads=threads, cache_tokens=context
+    )
+    arena = Arena(contestants, Votes(place), settings, warn)
+    sock.listen(1024)
+    address = sock.getsockname()
+    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
+    warn(
+        f"herd: arena of {len(contestants)} at {'https' if ssl_cert else 'http'}://{shown}:{address[1]} (votes: {place.split('@')[-1]})"
+    )
+    listen(create_app(arena, PAGE, loopback=is_loopback(host)), sock, grace=5, certificate=ssl_cert, key=ssl_key)()
 
 
 @command.command("import")

@@ -1,6 +1,7 @@
 """Running the application: a socket, signals, and replicas that are started anew when they die."""
 
 import contextlib
+import ipaddress
 import os
 import resource
 import signal
@@ -37,6 +38,14 @@ def bind(host: str, port: int, *, shared: bool = False) -> socket.socket:
         reason = getattr(error, "strerror", None) or error
         raise ConfigError(f"cannot listen on {host}:{port} ({reason}); choose another --port or --host") from error
     return sock
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def allow_many_connections() -> None:

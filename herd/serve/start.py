@@ -1,6 +1,5 @@
 """Starting a server as its settings say: the socket, the replicas, the model and its tools, the application."""
 
-import ipaddress
 import os
 import sys
 import threading
@@ -16,7 +15,7 @@ from herd.serve.gate import GateSettings
 from herd.serve.keys import KeyFile
 from herd.serve.metrics import Metrics
 from herd.serve.served import Served
-from herd.serve.server import Replicas, bind, serve
+from herd.serve.server import Replicas, bind, is_loopback, serve
 from herd.serve.settings import ServeSettings
 from herd.tools import ToolBox
 from herd.weights.checkpoint import Checkpoint
@@ -46,7 +45,7 @@ def start(
         host, port = inherited.split()[0], int(inherited.split()[1])
         threading.Thread(target=_end_with, args=(os.getppid(),), daemon=True).start()
     sock = bind(host, port, shared=settings.replicas > 1)
-    loopback = _is_loopback(host)
+    loopback = is_loopback(host)
     if not loopback and keys is None and inherited is None:
         _say(f"anyone who reaches {host} can use this server; --keys FILE asks for keys")
     if settings.replicas > 1 and inherited is None:
@@ -102,13 +101,6 @@ def _failed(error: BaseException) -> Any:
 
 def _say(line: str) -> None:
     print(f"herd: {line}", file=sys.stderr, flush=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _end_with(parent: int) -> None:

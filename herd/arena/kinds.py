@@ -1,0 +1,70 @@
+"""What a prompt is about and in which language, by plain rules; and whether a reply tells who wrote it."""
+
+import re
+from collections.abc import Iterable
+
+_SCRIPTS = {"hi": re.compile(r"[ऀ-ॿ]"), "th": re.compile(r"[฀-๿]")}
+# Function words that are frequent in one of the six languages written in Latin letters; where two share one it counts for both.
+_WORDS = {
+    "en": "the is are of and what how why which who with this that these can you write does was for to when where please explain my be has have by or not any",
+    "de": "der die das ist und nicht ein eine einen einer den dem des wie warum welche wer mit ich du sie auf für von zu im bitte schreibe erkläre kann wann oder auch hat sind jeder seine ihre",
+    "fr": "le les est et une un des du de la pourquoi quelle quel quels qui avec je vous dans sur pour au aux écris explique comment ce cette où quand ou par sa son ses ne pas il elle tout toute",
+    "it": "il lo gli la è e ed una un di perché quale chi con io nel nella sul per che scrivi spiega come cosa quando dove sono del dello della delle degli dei dal dalla al alla ai ogni loro suo sua puoi non o",
+    "pt": "o os a as é e uma um por não quem com eu você em no na nos nas dos das do da ao aos à que escreva explique como onde quando são qual ou seu sua seus suas pelo pela ser tem todos para de mais",
+    "es": "el los la las es y una un de del por qué cuál quién con yo en para que escribe explica cómo dónde cuándo son puedes o u su sus no se al ser tiene todos más",
+}
+_LATIN = {language: frozenset(words.split()) for language, words in _WORDS.items()}
+
+_KINDS = (
+    ("code", r"```|\b(python|java|javascript|typescript|rust|golang|c\+\+|sql|html|css|regex|bash|json|api|compile|debug|codes?|coding|"
+             r"funktion|fonction|función|funzione|função|programm\w*|algorithm\w*|quellcode|código|codice)\b|\bdef \w+\(|कोड|प्रोग्राम|โค้ด|โปรแกรม"),
+    ("math", r"\d\s*[-+*/×÷^=]\s*\d|\b(solve|calculate|equation|integral|derivative|probability|prove|theorem|percent|sum of|"
+             r"how (?:many|much)|berechne|gleichung|löse|wie ?viele?|calcule[rz]?|résou\w+|combien|calcola|risolvi|quant[eio]|calcula|"
+             r"resuelve|cuánt[ao]s?|resolva|quantos?|quantas?)\b|कितन|गणना|समीकरण|คำนวณ|สมการ|เท่าไร|กี่"),
+    ("writing", r"\b(write|compose|draft|rewrite|poem|story|essay|letter|email|lyrics|schreib\w*|gedicht|geschichte|brief|aufsatz|"
+                r"écri[st]\w*|poème|histoire|lettre|scrivi|poesia|storia|lettera|escrev\w*|poema|história|carta|escribe|historia|redacta)\b|"
+                r"लिख|कविता|कहानी|पत्र|เขียน|แต่ง|บทกวี|จดหมาย"),
+)  # fmt: skip
+_PATTERNS = tuple((kind, re.compile(pattern, re.IGNORECASE)) for kind, pattern in _KINDS)
+KINDS = ("code", "math", "writing", "other")
+
+
+def language(text: str) -> str:
+    """One of the eight languages of Llama 3.1, or "" where rules cannot tell."""
+    letters = sum(map(str.isalpha, text))
+    for name, script in _SCRIPTS.items():
+        if len(script.findall(text)) * 2 > letters > 0:
+            return name
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    counts = sorted(((sum(word in known for word in words), name) for name, known in _LATIN.items()), reverse=True)
+    (most, name), (next_most, _) = counts[:2]
+    return name if most > next_most else ""
+
+
+def kind(text: str) -> str:
+    """One of KINDS; the first whose words are there."""
+    return next((name for name, pattern in _PATTERNS if pattern.search(text)), "other")
+
+
+# How a model says who it is, in the eight languages, and names that it may say.
+_SELF = (
+    r"\b(?:i am|i['’]m|i was|my name is|my creators?|language model|ai (?:model|assistant)|ich bin|ich wurde|ich hei(?:ß|ss)e|mein name|"
+    r"sprachmodell|je suis|j['’]ai été|je m['’]appelle|mon nom|modèle de langage|sono (?:una?|stat[oa])|mi chiamo|il mio nome|modello "
+    r"linguistico|sou|fui|(?:me )?chamo|meu nome|modelo de linguagem|soy|me llamo|mi nombre|modelo de lenguaje)\b|मैं|मेरा नाम|मुझे|ฉัน|ผม"
+)
+_KNOWN = (
+    r"llama|smol ?lm|meta ai|chat ?gpt|gpt-?\d\w*|open ?ai|claude|anthropic|gemini|gemma|bard|deepmind|google|mistral|mixtral|"
+    r"qwen|alibaba|deep ?seek|grok|x\.?ai|hugging ?face|vicuna|alpaca|falcon|command[- ]r|cohere|phi-?\d|microsoft|yi-\d+|chat ?glm|kimi"
+)
+_TELLS = re.compile(rf"(?:{_SELF})[^.!?\n।]{{0,80}}?\b(?:{_KNOWN})", re.IGNORECASE)
+
+
+def reveals(reply: str, names: Iterable[str]) -> bool:
+    """Whether a reply tells who wrote it: it has the name of a model in the arena, or says of itself what models say."""
+    return bool(_TELLS.search(reply)) or any(_named(name).search(reply) for name in names)
+
+
+def _named(name: str) -> re.Pattern[str]:
+    """A name as a reply may spell it: other case, other marks between its parts."""
+    spelled = r"[\W_]*".join(re.findall(r"[^\W_]+", name))
+    return re.compile(rf"(?<![^\W_]){spelled}(?![^\W_])" if spelled else r"(?!)", re.IGNORECASE)
