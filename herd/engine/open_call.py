@@ -4,7 +4,8 @@ Only for replies whose calls are held to their schemas, where what begins as a c
 """
 
 from herd.text.call_spellings import FLAT, OUTER, TAGGED
-from herd.text.tool_calls import JsonEnd
+from herd.text.json_calls import JsonEnd
+from herd.text.tool_calls import ReplyParser
 
 # Beginnings of calls up to their arguments, alone, in tags, or in OpenAI's shape.
 _BEGINNINGS = (
@@ -36,15 +37,15 @@ class OpenCall:
                 return text[: i + 1]
         return text
 
-    def look(self, held: str) -> tuple[str, str] | None:
+    def look(self, parser: ReplyParser) -> tuple[str, str] | None:
         """The name of a call that begins in what the parser holds back, and its arguments so far."""
-        if self.open or not held.startswith(("{", "<")):
+        if self.open or not parser.begins.startswith(("{", "<")):
             return None
-        found = next((match for begin in _BEGINNINGS if (match := begin.match(held))), None)
+        found = next((match for begin in _BEGINNINGS if (match := begin.match(parser.begins))), None)
         if found is None or found["name"] not in self._told:
             return None
         self._end, self._whole = JsonEnd(), False
-        return found["name"], self.push(held[found.end() :])
+        return found["name"], self.push(parser.held[found.end() :])
 
     def close(self) -> bool:
         """The call is whole, or is none after all. Whether it was open."""

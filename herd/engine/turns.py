@@ -209,7 +209,7 @@ class Turns:
                 pieces += reply.parser.finish(cut_off=cut_off)
         for piece in pieces:
             yield from self._piece(reply, index, piece, cut_off)
-        if reply.stream is not None and reply.parser is not None and (opened := reply.stream.look(reply.parser.held)):
+        if reply.stream is not None and reply.parser is not None and (opened := reply.stream.look(reply.parser)):
             yield Part(index, opens=opened[0], arguments=opened[1])
         if event.finish_reason is not None:
             yield from self._ended(reply, event)

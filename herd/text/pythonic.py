@@ -50,19 +50,29 @@ def pythonic_calls(text: str) -> list[ToolCall]:
             body = ast.parse(text, mode="eval").body
         if not isinstance(body, ast.List):
             return []
-        return [_call(text, node) for node in body.elts]
+        lines = text.encode().splitlines(keepends=True)
+        return [_call(lines, node) for node in body.elts]
     except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError):
         return []
 
 
-def _call(text: str, node: ast.expr) -> ToolCall:
+def _source(lines: list[bytes], node: ast.expr) -> str:
+    """What a node was read from; `ast.get_source_segment` would read the whole text for each."""
+    first, last = node.lineno - 1, (node.end_lineno or node.lineno) - 1
+    if first == last:
+        return lines[first][node.col_offset : node.end_col_offset].decode()
+    parts = [lines[first][node.col_offset :], *lines[first + 1 : last], lines[last][: node.end_col_offset]]
+    return b"".join(parts).decode()
+
+
+def _call(lines: list[bytes], node: ast.expr) -> ToolCall:
     """ValueError when a node is no call of a named function with named values."""
     if not isinstance(node, ast.Call) or node.args:
         raise ValueError("not a call with named values")
-    name = ast.get_source_segment(text, node.func) or ""
+    name = _source(lines, node.func)
     arguments: dict[str, Any] = {}
     for keyword in node.keywords:
-        value = _value(text, keyword.value)
+        value = _value(lines, keyword.value)
         if keyword.arg is not None:
             value = {keyword.arg: value}
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value) or value.keys() & arguments:
@@ -73,10 +83,10 @@ def _call(text: str, node: ast.expr) -> ToolCall:
     return ToolCall(name, arguments)
 
 
-def _value(text: str, node: ast.expr) -> Any:
+def _value(lines: list[bytes], node: ast.expr) -> Any:
     """A literal: JSON's reading of it where it is JSON, as grammars write it, else Python's."""
     try:
-        value = json.loads(ast.get_source_segment(text, node) or "")
+        value = json.loads(_source(lines, node))
     except ValueError:
         value = ast.literal_eval(node)
     json.dumps(value, allow_nan=False)  # TypeError for sets, bytes and complex numbers, ValueError for infinities

@@ -8,12 +8,12 @@ brackets start a line. What is not a call is text, always.
 The parser looks at one character after another, so how a reply is cut into pieces cannot change the result.
 """
 
-import json
 import re
 from collections import deque
-from typing import Any
+from itertools import groupby
 
-from herd.text.call_spellings import FLAT, NAME, OUTER, PYTHON_NAME, PYTHONIC
+from herd.text.call_spellings import NAME, PYTHON_NAME, PYTHONIC
+from herd.text.json_calls import KEYS, JsonEnd, json_calls, json_value
 from herd.text.messages import BUILTIN_TOOLS, ToolCall
 from herd.text.pythonic import PythonEnd, pythonic_calls
 
@@ -28,102 +28,12 @@ _LOOKS_LIKE_CALL = re.compile(
     r'\[?\s*\{\s*"(type|name|function|parameters|arguments)"|(brave_search|wolfram_alpha)\.call\('
 )
 _NAME, _PYTHON_START = re.compile(NAME), re.compile(rf"\[\s*({PYTHON_NAME}\s*)?")
-_FLAT, _NESTED, _PYTHONIC = FLAT.named(), FLAT.named(before=OUTER), PYTHONIC.named(PYTHON_NAME)
-_KEYS = {"type", "name", "function", "parameters", "arguments", "id"}
+_PYTHONIC = PYTHONIC.named(PYTHON_NAME)
 _MAX_DEPTH = 100
 _MAX_CALL = 1_000_000
-
-
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(parse_constant=_no_constant, strict=False)
-
-
-def _json(text: str) -> Any:
-    """The JSON value of `text`, or None for anything that is not one."""
-    try:
-        return _DECODER.decode(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _call(text: str, known: frozenset[str] | None) -> ToolCall | None:
-    """The call that a JSON object is, if it is one: it begins as calls do, and what else it holds fits.
-
-    Arguments that are null, empty or missing are none; but where anything may be called an object with a name alone is data.
-    """
-    begun, value = _FLAT.match(text), _json(text)
-    if not isinstance(value, dict) or not set(value) <= _KEYS:
-        return None
-    if begun is None and isinstance(value.get("function"), dict):
-        begun, value = _NESTED.match(text), {"type": "function", **value["function"]}
-    given = [value[key] for key in ("parameters", "arguments") if key in value]
-    if begun is None or not set(value) <= _KEYS or len(given) > 1:
-        return None
-    if not given and known is None and "type" not in value:
-        return None
-    arguments = given[0] if given else {}
-    if isinstance(arguments, str) and arguments:
-        arguments = _json(arguments)
-    elif arguments is None or arguments == "":
-        arguments = {}
-    if not isinstance(arguments, dict) or (known is not None and begun["name"] not in known):
-        return None
-    return ToolCall(begun["name"], arguments)
-
-
-def _objects(text: str) -> list[str]:
-    """The objects of a JSON array, each as it is written; `text` itself when it is none."""
-    if not text.startswith("["):
-        return [text]
-    found, at = [], 1
-    try:
-        while True:
-            at += len(text[at:]) - len(text[at:].lstrip())
-            _, end = _DECODER.raw_decode(text, at)
-            found.append(text[at:end])
-            at = end + len(text[end:]) - len(text[end:].lstrip())
-            if text[at] == "]":
-                return found
-            at += 1
-    except (ValueError, RecursionError, IndexError):
-        return []
-
-
-def _calls(text: str, known: frozenset[str] | None) -> list[ToolCall]:
-    """The calls of one complete JSON object or array; none unless all of it is calls."""
-    if _json(text) is None:
-        return []
-    found = [_call(item, known) for item in _objects(text)]
-    return [call for call in found if call] if all(found) else []
-
-
-class JsonEnd:
-    """Finds where a JSON object or array ends, a character at a time."""
-
-    def __init__(self) -> None:
-        self.depth = 0
-        self.in_string = self.escaped = False
-
-    def push(self, character: str) -> bool:
-        """Whether `character` is the last of the value."""
-        if self.in_string:
-            if self.escaped:
-                self.escaped = False
-            elif character == "\\":
-                self.escaped = True
-            elif character == '"':
-                self.in_string = False
-        elif character == '"':
-            self.in_string = True
-        elif character in "{[":
-            self.depth += 1
-        elif character in "}]":
-            self.depth -= 1
-            return self.depth <= 0
-        return False
+_BEGINS = (
+    1024  # characters of what is held that stand in one string; the rest is joined once, when it is known what it is
+)
 
 
 class ReplyParser:
@@ -151,11 +61,12 @@ class ReplyParser:
             "builtin": self._in_builtin,
             "python": self._in_python,
         }
-        self._held = ""  # read, but not yet known to be text or call
+        self._held = ""  # read, but not yet known to be text or call: its beginning
+        self._rest: list[str] = []  # and what follows
         self._space = ""  # whitespace at the start of a line: dropped when a call follows
         self._mode = "line"
         self._end = JsonEnd()
-        self._python_end = PythonEnd()
+        self._python_end, self._python_named = PythonEnd(), False
         self._close = _CLOSE  # the tag that may follow a call
         self._fenced = False
         self._after_call = False
@@ -164,9 +75,14 @@ class ReplyParser:
         self.python_tag = False  # whether the reply had <|python_tag|>
 
     @property
-    def held(self) -> str:
-        """What has been read and is not yet known to be text or call."""
+    def begins(self) -> str:
+        """The first characters, 1,024 at most, of what has been read and is not yet known to be text or call."""
         return self._held
+
+    @property
+    def held(self) -> str:
+        """All of that. It takes time in proportion to its length."""
+        return self._held + "".join(self._rest)
 
     def push(self, piece: str) -> list[str | ToolCall]:
         """What `piece` completes."""
@@ -179,7 +95,7 @@ class ReplyParser:
     def finish(self, *, cut_off: bool = False) -> list[str | ToolCall]:
         """What is left at the end of the reply; `cut_off` when the model did not end it itself."""
         out: list[str | ToolCall] = []
-        held, self._held = self._held, ""
+        held = self._take()
         if self._mode == "python":
             self._finish_python(held, cut_off, out)
         elif self._mode != "close":
@@ -203,15 +119,33 @@ class ReplyParser:
                 if self._line == "```":
                     self._fenced = not self._fenced
 
+    def _hold(self, character: str) -> None:
+        if len(self._held) < _BEGINS:
+            self._held += character
+        else:
+            self._rest.append(character)
+
+    def _take(self) -> str:
+        """What is held, which is held no longer."""
+        held, self._held, self._rest = self.held, "", []
+        return held
+
+    def _too_much(self, depth: int) -> bool:
+        return depth > _MAX_DEPTH or len(self._held) + len(self._rest) > _MAX_CALL
+
     def _replay(self, out: list[str | ToolCall]) -> None:
-        """What looked like a call is text after all: its first character is, the rest is read again."""
-        held, self._mode, self._held = self._held, "text", ""
+        """What looked like a call is text after all: its first character is, the rest is read again.
+
+        Only for what can be no beginning a second time, or is short: time must grow with the length alone.
+        """
+        held, self._mode = self._take(), "text"
         self._emit(held[0], out)
         self._input.extendleft(reversed(held[1:]))
 
     def _found(self, calls: list[ToolCall], out: list[str | ToolCall]) -> None:
         out.extend(calls)
         self._space = self._held = ""
+        self._rest = []
         self._after_call = True
         self._mode = "line"
 
@@ -251,35 +185,37 @@ class ReplyParser:
                 self._mode = "line"
 
     def _in_json(self, character: str, out: list[str | ToolCall]) -> None:
-        if self._held.rstrip() == "[" and (character.isalpha() or character == "_"):
-            held, self._held, self._mode, self._python_end = self._held, "", "pythonic", PythonEnd()
+        if len(self._held) < 256 and self._held.rstrip() == "[" and (character.isalpha() or character == "_"):
+            held, self._mode = self._take(), "pythonic"
+            self._python_end, self._python_named = PythonEnd(), False
             for each in held + character:
                 self._in_pythonic(each, out)
             return
-        self._held += character
+        self._hold(character)
         if self._end.push(character):
-            calls = _calls(self._held, self._known)
+            calls = json_calls(self.held, self._known)
             if calls:
                 self._found(calls, out)
             else:
                 self._give_up(out)
-        elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL or self._hopeless():
+        elif self._too_much(self._end.depth) or self._hopeless():
             self._give_up(out)
 
     def _in_pythonic(self, character: str, out: list[str | ToolCall]) -> None:
         """In what may be a list of calls as Python writes them."""
-        self._held += character
+        self._hold(character)
         ended = self._python_end.push(character)
-        if self._python_end.depth == 1 and "(" not in self._held:
-            possible = len(self._held) < 300 and _PYTHON_START.fullmatch(self._held) is not None
-        elif self._python_end.depth == 2 and self._held.count("(") == 1 and character == "(":
+        named, self._python_named = self._python_named, self._python_named or character == "("
+        if not named and self._python_named:
             begun = _PYTHONIC.fullmatch(self._held)
             possible = begun is not None and (self._known is None or begun["name"] in self._known)
+        elif not named:
+            possible = len(self._held) < 300 and _PYTHON_START.fullmatch(self._held) is not None
         else:
-            possible = self._python_end.depth <= _MAX_DEPTH and len(self._held) <= _MAX_CALL
+            possible = not self._too_much(self._python_end.depth)
             possible = possible and not (character == "\n" and self._python_end.quote)
         if ended or not possible:
-            calls = pythonic_calls(self._held) if ended else []
+            calls = pythonic_calls(self.held) if ended else []
             if calls and all(self._known is None or call.name in self._known for call in calls):
                 self._found(calls, out)
             else:
@@ -295,12 +231,11 @@ class ReplyParser:
             return False
         if "{" not in self._held:
             return rest[0] not in "{]"
-        return not any(f'"{key}"'.startswith(rest[: len(key) + 2]) for key in _KEYS)
+        return not any(f'"{key}"'.startswith(rest[: len(key) + 2]) for key in KEYS)
 
     def _give_up(self, out: list[str | ToolCall]) -> None:
         """The held text is no call. It is emitted as it is: nothing inside a JSON value is looked at again."""
-        held, self._held = self._held, ""
-        self._mode = "text"
+        held, self._mode = self._take(), "text"
         self._emit(held, out)
         if held.endswith("\n"):
             self._mode = "line"
@@ -314,35 +249,35 @@ class ReplyParser:
             self._replay(out)
 
     def _in_arguments(self, character: str, out: list[str | ToolCall]) -> None:
-        self._held += character
+        self._hold(character)
         if not self._end.depth and character != "{":
-            if not character.isspace():
+            if not character.isspace() or len(self._held) == _BEGINS:
                 self._replay(out)
         elif self._end.push(character):
-            value = _json(self._held[len(_FUNCTION) + len(self._name) + 1 :])
+            value = json_value(self.held[len(_FUNCTION) + len(self._name) + 1 :])
             if isinstance(value, dict) and (self._known is None or self._name in self._known):
                 self._found([ToolCall(self._name, value)], out)
                 self._mode, self._close = "close", _CLOSE
             else:
-                self._replay(out)
-        elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL:
-            self._replay(out)
+                self._give_up(out)
+        elif self._too_much(self._end.depth):
+            self._give_up(out)
 
     def _in_tagged(self, character: str, out: list[str | ToolCall]) -> None:
         """After <tool_call>: a call in JSON."""
-        self._held += character
+        self._hold(character)
         if not self._end.depth and character not in "{[":
             if not character.isspace() or len(self._held) > 256:
                 self._replay(out)
         elif self._end.push(character):
-            calls = _calls(self._held[len(_TOOL_CALL) :].lstrip(), self._known)
+            calls = json_calls(self.held[len(_TOOL_CALL) :].lstrip(), self._known)
             if calls:
                 self._found(calls, out)
                 self._mode, self._close = "close", _TOOL_CALL_CLOSE
             else:
-                self._replay(out)
-        elif self._end.depth > _MAX_DEPTH or len(self._held) > _MAX_CALL:
-            self._replay(out)
+                self._give_up(out)
+        elif self._too_much(self._end.depth):
+            self._give_up(out)
 
     def _in_close(self, character: str, out: list[str | ToolCall]) -> None:
         """After the arguments: the closing tag is swallowed, and not missed when a model forgets it."""
@@ -357,29 +292,29 @@ class ReplyParser:
             self._input.extendleft(reversed(held))
 
     def _in_builtin(self, character: str, out: list[str | ToolCall]) -> None:
-        self._held += character
+        self._hold(character)
         if len(self._held) <= len(_BUILTIN_STARTS[1]) and any(s.startswith(self._held) for s in _BUILTIN_STARTS):
+            self._end = JsonEnd()
             return
-        if not self._held.startswith(_BUILTIN_STARTS) or len(self._held) > _MAX_CALL:
+        self._end.push(character)
+        if not self._held.startswith(_BUILTIN_STARTS) or character == "\n" or self._too_much(0):
             self._replay(out)
-        elif character == ")":
-            match = _BUILTIN.fullmatch(self._held)
-            if match and match[1] not in self._builtin:
-                self._replay(out)
-            elif match:
-                query = _json(match[2])
+        elif character == ")" and not self._end.in_string:
+            match = _BUILTIN.fullmatch(self.held)
+            if match and match[1] in self._builtin:
+                query = json_value(match[2])
                 self._found([ToolCall(match[1], {"query": query if isinstance(query, str) else match[2][1:-1]})], out)
-        elif character == "\n":
-            self._replay(out)
+            else:
+                self._replay(out)
 
     def _in_python(self, character: str, out: list[str | ToolCall]) -> None:
-        self._held += character
+        self._hold(character)
 
     def _finish_python(self, held: str, cut_off: bool, out: list[str | ToolCall]) -> None:
         """Everything after <|python_tag|>: calls, or else code for the interpreter, or else text."""
         inner = ReplyParser(self._known, self._builtin)
-        parsed = inner.push(held) + inner.finish()
-        if any(isinstance(item, ToolCall) for item in parsed) and not inner.python_tag:
+        parsed = [] if PYTHON_TAG in held else inner.push(held) + inner.finish()
+        if any(isinstance(item, ToolCall) for item in parsed):
             self._space = ""
             out.extend(item for item in parsed if isinstance(item, ToolCall) or item.strip())
         elif (
@@ -397,12 +332,10 @@ class ReplyParser:
 def _join(items: list[str | ToolCall]) -> list[str | ToolCall]:
     """Neighbouring strings joined, empty ones left out."""
     joined: list[str | ToolCall] = []
-    for item in items:
-        if isinstance(item, str) and joined and isinstance(joined[-1], str):
-            joined[-1] += item
-        elif item != "":
-            joined.append(item)
-    return joined
+    for is_text, run in groupby(items, lambda item: isinstance(item, str)):
+        each = list(run)
+        joined += ["".join(map(str, each))] if is_text else each
+    return [item for item in joined if item != ""]
 
 
 def parse_reply(

@@ -18,7 +18,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if path.suffix in (".safetensors", ".pth"):
             return open_checkpoint(path.parent)
         if path.suffix != ".gguf" and kind_of(path) != "a GGUF file":
-            raise unlike(path, "a .gguf file or a folder of weights")
+            raise unlike(path, "a GGUF file or a folder of weights")
         return open_gguf(path)
     if not path.is_dir():
         raise FormatError(f"{path}: no such file or folder; give a .gguf file or a folder of weights")

@@ -25,7 +25,7 @@ def run(*arguments, stdin: str | None = None, **more):
 
 
 def test_help_of_every_command_says_what_it_does_and_shows_an_example():
-    listing = run("--help").stdout
+    listing = " ".join(run("--help").stdout.split())  # long lines are broken
     for name, line in COMMANDS.items():
         assert name in listing
         assert line in listing
@@ -86,7 +86,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, word, smollm):
 @pytest.mark.parametrize(
     "arguments, word",
     [
-        (("inspect", "x" * 300), "File name too long"),
+        (("inspect", "x" * 300), "is not here"),
         (("generate", "--batch", "in.jsonl", "--out", "missing/out.jsonl"), "missing/out.jsonl: No such file"),
         (("generate", "--batch", "in.jsonl", "--out", "."), "Is a directory"),
         (("generate", "--batch", ".", "--out", "out.jsonl"), "cannot be read"),

@@ -80,6 +80,8 @@ def test_hostile_templates_end_soon_with_one_line(source):
 def test_templates_that_do_not_compile_and_tools_without_a_place_for_them(smollm):
     with pytest.raises(FormatError, match="does not compile"):
         ChatTemplate("{% for %}")
+    with pytest.raises(FormatError, match="longer than"):
+        ChatTemplate("x" * 200_001)
     form = chat_format(smollm.tokenizer, smollm.chat_template)
     tokens = form.encode([Message("user", "x")], tools=[Tool("get_time", "The time")]).tokens
     assert "get_time" in decode(smollm.tokenizer, tokens)

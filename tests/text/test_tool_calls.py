@@ -1,5 +1,6 @@
 import itertools
 import json
+import time
 
 import pytest
 from hypothesis import given, settings
@@ -170,3 +171,42 @@ def test_text_streams_without_waiting():
     assert parser.push("ny>") == ["<funny>"]
     assert parser.push('\n{"x": 1') == ['\n{"x": 1']
     assert parser.finish() == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps({"name": "f", "parameters": {"a": "x" * 300_000}}),
+        json.dumps({"name": "f", "data": "x" * 300_000}),
+        "[" + ", ".join(['{"name": "f", "parameters": {"a": 1}}'] * 7_500) + "]",
+        "[" + ", ".join(["f(a=1)"] * 12_000) + "]",
+        "<function=f>{" * 22_000,
+        '<function=f>{"a": "' + "x" * 300_000,
+        '<tool_call>{{"}' * 20_000,
+        'brave_search.call(query="' + '\\")' * 100_000,
+        'brave_search.call(query="' + "x" * 300_000 + '")',
+        "<|python_tag|>" * 21_000,
+        "<|python_tag|>" + "print(1)\n" * 30_000,
+    ],
+    ids=lambda text: text[:20] + "..." + text[-5:],
+)
+def test_a_long_reply_takes_time_in_proportion(text):
+    started = time.thread_time()
+    parser = ReplyParser()
+    items = [
+        item for at in range(0, len(text), 5) for item in parser.push(text[at : at + 5]) if parser.begins is not None
+    ]
+    items += parser.finish()
+    assert time.thread_time() - started < 2.5  # 0.4 measured at most; it was minutes
+    whole, calls = parse_reply(text)
+    assert time.thread_time() - started < 5
+    assert "".join(item for item in items if isinstance(item, str)) == whole
+    assert tuple(item for item in items if isinstance(item, ToolCall)) == calls
+    assert whole == text or calls
+
+
+def test_what_follows_a_broken_call_is_text_and_the_next_line_may_be_a_call():
+    text = '<function=f>{"a": }</function>\n{"name": "g", "parameters": {"b": 1}}'
+    assert parse_reply(text) == ('<function=f>{"a": }</function>\n', (ToolCall("g", {"b": 1}),))
+    assert parse_reply('brave_search.call(7)\n{"name": "g", "parameters": {}}')[1] == (ToolCall("g", {}),)
+    assert parse_reply('[f(a="é", b=[1,\n "ü"])]')[1] == (ToolCall("f", {"a": "é", "b": [1, "ü"]}),)
