@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd.cli.common import PATH, engine_options, open_model, show_progress
+from herd.cli.eval_contamination import contamination
 from herd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ def command() -> None:
       herd eval smollm2-135m --tasks small
       herd eval http://127.0.0.1:8000/v1 --model NAME --tasks gsm8k --data DIR
       herd eval compare RUN RUN
+      herd eval contamination RUN --corpus DIR
       herd eval list
     """
 
@@ -198,3 +200,6 @@ def list_tasks(folders: tuple[Path, ...], by_group: bool) -> None:
         f"{len(tasks)} tasks from {len({task.source for task in tasks})} sources, {sum(here.values())} with data here",
         err=True,
     )
+
+
+command.add_command(contamination)

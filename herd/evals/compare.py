@@ -18,7 +18,7 @@ def compared(first: Path, second: Path) -> dict[str, Paired]:
         if name not in b:
             continue
         both = [key for key in a[name] if key in b[name]]
-        metric = _metric(name, a[name][both[0]]) if both else ""
+        metric = metric_of(name, a[name][both[0]]) if both else ""
         if not both or metric in ("bits_per_byte",):
             continue
         clusters = [a[name][key].cluster or key for key in both] if any(a[name][key].cluster for key in both) else None
@@ -30,7 +30,8 @@ def compared(first: Path, second: Path) -> dict[str, Paired]:
     return found
 
 
-def _metric(name: str, result: Result) -> str:
+def metric_of(name: str, result: Result) -> str:
+    """The metric that stands for a task; for one that herd does not have, its first."""
     task = all_tasks().get(name)
     return task.main_metric if task is not None else next(iter(result.scores), "")
 
@@ -63,7 +64,7 @@ def page(
     examples = []
     for name, items in results.items():
         for key, result in items.items():
-            value = result.scores.get(_metric(name, result), 0.0)
+            value = result.scores.get(metric_of(name, result), 0.0)
             twin = against.get(name, {}).get(key)
             apart = "" if twin is None else "differs" if twin.scores != result.scores else "same"
             verdict = "failed" if result.error else "right" if value == 1 else "wrong" if value == 0 else "in part"

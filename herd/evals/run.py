@@ -11,7 +11,7 @@ import msgspec
 from herd import __version__
 from herd.config import dump
 from herd.errors import ConfigError, FormatError
-from herd.evals import code, score
+from herd.evals import code, instructions, score
 from herd.evals.prompts import Item, chosen_shots, item
 from herd.evals.source import AbsentError, Places, rows_of, shots_of
 from herd.evals.target import Answer, Target
@@ -147,6 +147,8 @@ def _result(answer: Answer, scores: dict[str, float] | None = None, more: str = 
             scores = score.rolling(one.continuations[0], answer.logprobs[0])
         elif task.kind == "calls":
             scores = {task.main_metric: score.calls(one, answer.calls)}
+        elif task.main_metric == "prompt_strict":
+            scores = instructions.scores(answer.text, one.row["instruction_id_list"], one.row["kwargs"])
         else:
             scores = {task.main_metric: score.GENERATED[task.main_metric](one, answer.text)}
     prompt = "\n".join(one.contexts) or "\n".join(f"{m.role}: {m.content}" for m in one.messages)
@@ -185,6 +187,8 @@ def figure(task: Task, results: Sequence[Result], seconds: float) -> Figure:
         }
         interval = mean(values.get(task.main_metric, [0.0] * len(results)), clusters)
         others = {name: sum(v) / len(v) for name, v in values.items() if name != task.main_metric}
+        if task.main_metric == "prompt_strict":
+            others = instructions.pooled([r.scores for r in results])
     low, high = (None if math.isnan(b) else b for b in (interval.low, interval.high))
     return Figure(
         task=task.name, metric=task.main_metric, value=interval.value, low=low, high=high, items=len(results), failed=failed,

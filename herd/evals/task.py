@@ -19,7 +19,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     # kind -> the metrics it can have, the first its default
     "choice": ("acc", "acc_norm"),
     "rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
-    "generate": ("exact", "number", "contains", "f1", "letter", "refusal", "refusal_wanted"),
+    "generate": ("exact", "number", "contains", "f1", "letter", "refusal", "refusal_wanted", "prompt_strict"),
     "code": ("passes",),
     "calls": ("calls", "irrelevance"),
     "judge": ("judged",),
