@@ -17,6 +17,7 @@ import click
 from herd.cli.common import (
     context_option,
     documents_option,
+    draft_option,
     engine_options,
     mcp_option,
     model_argument,
@@ -46,6 +47,7 @@ from herd.weights.presets import preset_for
 @click.option("--plain", is_flag=True, help="No Markdown, no colours.")
 @context_option
 @engine_options
+@draft_option
 @tools_option
 @mcp_option
 @documents_option

@@ -66,6 +66,11 @@ engine_options = _together(
 )
 
 
+draft_option = click.option(
+    "--draft", help="lookup: guess several tokens a step from prompt and reply; the same text, sooner where it repeats."
+)
+
+
 def models_home() -> Path:
     """Where pulled models are kept: $HERD_HOME/models, or the user's cache."""
     home = os.environ.get("HERD_HOME")

@@ -20,6 +20,7 @@ import click
 from herd.cli.common import (
     PATH,
     context_option,
+    draft_option,
     engine_options,
     model_option,
     open_model,
@@ -52,6 +53,7 @@ from herd.errors import ConfigError
 @click.option("--logprobs", type=int, help="Report log-probabilities and this many alternatives.")
 @context_option
 @engine_options
+@draft_option
 def command(
     prompt: str | None,
     model: str,

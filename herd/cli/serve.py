@@ -60,6 +60,7 @@ _OPTIONS = (
     _option("--device", "For torch: cpu, cuda, cuda:1."),
     _option("--dtype", "For torch: float32, bfloat16 or float16."),
     _option("--threads", "CPU threads. Default: one a core.", int),
+    _option("--draft", "lookup: guess several tokens a step from prompt and reply; the same text, sooner where it repeats."),
     _option("--kv-cache", "Numbers in the key-value cache: f16, or int8 in half the memory."),
 )  # fmt: skip
 

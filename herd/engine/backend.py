@@ -43,6 +43,7 @@ class Row:
     first_target: int = 0
     target_top: int = 0  # alternatives to report beside each score
     score_tokens: tuple[int, ...] = ()  # log-probabilities of these as the token after the last
+    draft: int = 0  # so many of the last of `tokens` are guesses; only for a backend that `verifies_drafts`
 
 
 @dataclass(slots=True)
@@ -56,6 +57,7 @@ class StepPlan:
 class RowResult:
     """A row's sampled token and the log-probabilities that were asked for.
 
+    `accepted` are the tokens that were chosen after right guesses, in order.
     `finite` is False, and nothing else counts, when logits that were needed hold a NaN or an infinity.
     """
 
@@ -64,6 +66,7 @@ class RowResult:
     scores: list[TokenLogprob] | None = None
     token_logprobs: tuple[float, ...] = ()
     finite: bool = True
+    accepted: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
 
 
 class Backend(Protocol):
@@ -73,6 +76,7 @@ class Backend(Protocol):
     block_size: int
     block_count: int
     name: str
+    verifies_drafts: bool
 
     def step(self, plan: StepPlan) -> list[RowResult]:
         """Compute a plan; results in the order of its rows. Results do not depend on what else is in the plan."""

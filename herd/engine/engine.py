@@ -20,6 +20,7 @@ from herd.engine.admission import admit
 from herd.engine.backend import Backend, RowResult, check_tensors
 from herd.engine.cache import BlockCache
 from herd.engine.constraint import GuardedConstraint
+from herd.engine.lookup import Lookup
 from herd.engine.output import Caller, Output
 from herd.engine.request import Completion, Event, FinishReason, Request
 from herd.engine.scheduler import Scheduler
@@ -36,6 +37,9 @@ from herd.errors import (
 from herd.family import ModelConfig
 from herd.text.tokenizer import Tokenizer
 from herd.weights.checkpoint import StoredTensor
+
+DRAFTS = ("lookup",)
+"""Where guesses of the next tokens come from: `lookup` is what followed the last tokens earlier in prompt and reply."""
 
 _RETRY = 0.02  # seconds until a run that found the queue full of others' requests tries again
 
@@ -63,12 +67,15 @@ class Engine:
         max_sequences: int = 64,
         step_tokens: int = 512,
         max_waiting: int = 100_000,
+        draft: str | None = None,
     ) -> None:
+        if draft is not None and (draft not in DRAFTS or not backend.verifies_drafts):
+            raise ConfigError(f"draft {draft!r}: expected {' or '.join(DRAFTS)}, and the native backend")
         self.backend, self.tokenizer = backend, tokenizer
         cache = BlockCache(backend.block_count, backend.block_size)
         self.scheduler = Scheduler(cache, max_sequences=max_sequences, step_tokens=step_tokens)
         self.max_length = min(backend.config.context, backend.block_count * backend.block_size)
-        self._max_waiting = max_waiting
+        self._max_waiting, self._draft = max_waiting, draft
         self._special = frozenset(tokenizer.special_tokens.values())
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._outputs: dict[Sequence, Output] = {}
@@ -245,6 +252,9 @@ class Engine:
         outputs = []
         for request in requests:
             sequences = admit(request, self.config, self.max_length, self._arrivals, self._seeds)
+            if self._draft:
+                for sequence in sequences:
+                    sequence.lookup = Lookup()
             outputs += [Output(caller, request, s, sequences[0], self.tokenizer, self._special) for s in sequences]
         if len(outputs) > self._max_waiting:
             raise RequestError(f"{len(outputs):,} completions at once; expected at most {self._max_waiting:,}")
@@ -282,6 +292,11 @@ class Engine:
                     continue
                 for sequence, result in self.scheduler.commit(self.backend.step(plan)):
                     self._advance(self._outputs[sequence], result)
+                    for token, logprob in result.accepted:
+                        if sequence.finished:
+                            break
+                        self.scheduler.extend(sequence, token)
+                        self._advance(self._outputs[sequence], RowResult(token, logprob))
         except BaseException as error:
             failure = EngineStoppedError(f"the engine has stopped after an error: {first_line(error)}")
             failure.__cause__ = error

@@ -65,9 +65,10 @@ def open_engine(
     kv_cache: str | None = None,
     max_sequences: int = 64,
     max_waiting: int = 100_000,
+    draft: str | None = None,
 ) -> Engine:
-    """An engine for a checkpoint; see `open_backend`."""
+    """An engine for a checkpoint; see `open_backend`. `draft="lookup"` guesses several tokens a step and changes no result."""
     opened = open_backend(
         checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens, kv_cache=kv_cache
     )
-    return Engine(opened, checkpoint.tokenizer, max_sequences=max_sequences, max_waiting=max_waiting)
+    return Engine(opened, checkpoint.tokenizer, max_sequences=max_sequences, max_waiting=max_waiting, draft=draft)

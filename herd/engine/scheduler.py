@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from herd.engine.backend import Row, RowResult, Sampling, StepPlan
 from herd.engine.cache import BlockCache
 from herd.engine.line import Line
+from herd.engine.lookup import Lookup
 from herd.engine.sequence import Sequence
+
+_GUESSES = 15  # tokens that a step guesses in all: with more rows than 16 arithmetic bounds it, not memory
 
 
 class Scheduler:
@@ -95,7 +98,9 @@ class Scheduler:
             if not result.finite:
                 news.append((sequence, result))
                 continue
-            sequence.computed = row.start + len(row.tokens)
+            sequence.computed = row.start + len(row.tokens) - row.draft
+            if row.draft and sequence.lookup is not None:
+                sequence.lookup.learn(row.draft, len(result.accepted))
             self._publish(sequence)
             if result.scores:
                 sequence.scores += result.scores
@@ -105,6 +110,12 @@ class Scheduler:
                 sequence.tokens.append(result.token)
         self._planned = []
         return news
+
+    def extend(self, sequence: Sequence, token: int) -> None:
+        """The guess after a sequence's last token was right, and is computed: `token` follows it."""
+        sequence.computed += 1
+        self._publish(sequence)
+        sequence.tokens.append(token)
 
     def _plan_one(self, sequence: Sequence, budget: int) -> int:
         """Plan up to `budget` tokens of a running sequence; returns how many."""
@@ -117,13 +128,27 @@ class Scheduler:
             row.score_tokens = sequence.score_tokens
             if sequence.generates:
                 row.sampling = self._sampling(sequence)
+                if count == 1 and sequence.lookup is not None and sequence.constraint is None:
+                    self._guess(sequence, sequence.lookup, row, budget)
         unscored = sequence.unscored
         if unscored is not None and unscored < stop:
             row.first_target = unscored - start
             row.targets = sequence.tokens[unscored + 1 : min(stop + 1, sequence.prompt_length)]
             row.target_top = sequence.params.logprobs or 0
         self._planned.append((sequence, row))
-        return count
+        return count + row.draft
+
+    def _guess(self, sequence: Sequence, lookup: Lookup, row: Row, budget: int) -> None:
+        """Add what may follow to a row: as much as costs little beside the other sequences, in blocks that nobody misses."""
+        size, length = self.cache.size, len(sequence.tokens)
+        spare = max(0, self.cache.free - len(self.running)) * size + len(sequence.blocks) * size - length
+        most = min(_GUESSES // len(self.running), budget - 1, sequence.max_length - length - 1, spare)
+        if most <= 0:
+            return
+        guess = lookup.guess(sequence.tokens, most)
+        self._make_room(sequence, length + len(guess))
+        row.tokens += guess
+        row.draft = len(guess)
 
     def _sampling(self, sequence: Sequence) -> Sampling:
         params = sequence.params

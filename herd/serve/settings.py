@@ -43,6 +43,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     dtype: str | None = None
     threads: int | None = None
     kv_cache: str | None = None
+    draft: str | None = None
 
     def check(self) -> None:
         """ConfigError naming the first option that is impossible."""

@@ -75,7 +75,7 @@ def _load(settings: ServeSettings, checkpoint: Checkpoint, box: ToolBox, metrics
     engine = open_engine(
         checkpoint, settings.backend, device=settings.device, dtype=settings.dtype, threads=settings.threads,
         cache_tokens=settings.context, kv_cache=settings.kv_cache, max_sequences=settings.max_sequences,
-        max_waiting=settings.max_waiting,
+        max_waiting=settings.max_waiting, draft=settings.draft,
     )  # fmt: skip
     try:
         chat = checkpoint.chat_format()

@@ -68,8 +68,8 @@ std::vector<int> generate(Decoder& decoder, int sequences, int prompt) {
     auto results = decoder.step(rows);
     start = int(tokens[0].size());
     for (int s = 0; s < sequences; s++) {
-      tokens[size_t(s)].push_back(*results[size_t(s)].token);
-      out.push_back(*results[size_t(s)].token);
+      tokens[size_t(s)].push_back(results[size_t(s)].choices[0].token);
+      out.push_back(results[size_t(s)].choices[0].token);
     }
   }
   return out;

@@ -12,13 +12,14 @@ from herd.weights.checkpoint import Checkpoint, StoredTensor
 from herd.weights.memory import CACHES, advice, need
 
 if TYPE_CHECKING:
-    from herd.native._native import StepResult
+    from herd.native._native import Choice, StepResult
 
 
 class NativeBackend:
     """One model on the CPU; `threads` defaults to one a core that this process may use."""
 
     name = "native"
+    verifies_drafts = True
 
     def __init__(
         self, checkpoint: Checkpoint, *, cache_tokens: int = 8192, threads: int | None = None, isa: str = "",
@@ -57,10 +58,15 @@ class NativeBackend:
         self.__dict__.pop("_decoder", None)
 
 
+def _logprob(choice: "Choice") -> TokenLogprob | None:
+    return None if choice.score is None else TokenLogprob(choice.token, choice.score.logprob, choice.score.top)
+
+
 def _result(row: Row, found: "StepResult") -> RowResult:
-    result = RowResult(found.token, finite=found.finite)
-    if found.token is not None and found.chosen is not None:
-        result.logprob = TokenLogprob(found.token, found.chosen.logprob, found.chosen.top)
+    result = RowResult(finite=found.finite)
+    if found.choices:
+        chosen = [(choice.token, _logprob(choice)) for choice in found.choices]
+        (result.token, result.logprob), result.accepted = chosen[0], chosen[1:]
     if row.targets is not None:
         scored = zip(row.targets, found.scores, strict=True)
         result.scores = [TokenLogprob(target, score.logprob, score.top) for target, score in scored]

@@ -35,6 +35,7 @@ class TorchBackend:
     """
 
     name = "torch"
+    verifies_drafts = False
 
     def __init__(
         self,

@@ -66,6 +66,7 @@ StepRow read_row(nb::handle row) {
   out.first_target = field<int>(row, "first_target");
   out.target_top = field<int>(row, "target_top");
   out.score_tokens = field<std::vector<int32_t>>(row, "score_tokens");
+  out.draft = field<int>(row, "draft");
   if (nb::object sampling = row.attr("sampling"); !sampling.is_none()) {
     nb::object params = sampling.attr("params");
     out.sampling = read_sampling(sampling, params);
@@ -126,9 +127,9 @@ NB_MODULE(_native, m) {
     return names;
   });
   nb::class_<Score>(m, "Score").def_ro("logprob", &Score::logprob).def_prop_ro("top", &top_of);
+  nb::class_<Choice>(m, "Choice").def_ro("token", &Choice::token).def_ro("score", &Choice::score);
   nb::class_<StepResult>(m, "StepResult")
-      .def_ro("token", &StepResult::token)
-      .def_ro("chosen", &StepResult::chosen)
+      .def_ro("choices", &StepResult::choices)
       .def_ro("scores", &StepResult::scores)
       .def_ro("token_logprobs", &StepResult::token_logprobs)
       .def_prop_ro("finite", &StepResult::finite);

@@ -76,6 +76,7 @@ struct StepRow {
   int first_target = 0;
   int target_top = 0;               // alternatives to report beside each score
   std::vector<int32_t> score_tokens;  // log-probabilities of these as the token after the last
+  int draft = 0;  // so many of the last tokens are guesses: a token is chosen before each of them too, and after a wrong one none counts
 
   int count() const { return int(tokens.size()); }
 };
@@ -87,9 +88,14 @@ struct Score {
   bool finite = true;  // false: the logits have a NaN or an infinity, and nothing else counts
 };
 
+struct Choice {
+  int token = -1;
+  std::optional<Score> score;
+  bool finite = true;  // as in Score
+};
+
 struct StepResult {
-  std::optional<int> token;  // the chosen one, where a row samples
-  std::optional<Score> chosen;
+  std::vector<Choice> choices;  // where a row samples: one token, and one more for each guess that was right
   std::vector<Score> scores;
   std::vector<double> token_logprobs;  // of score_tokens
   bool last_finite = true;             // of the logits after the last token, where they were needed
@@ -173,7 +179,7 @@ class Decoder {
   std::vector<float> residual_, queries_, new_kv_, attended_, gated_, rope_, partial_, logits_;
   std::vector<int> position_, row_of_, block_;
   struct Wanted {
-    int token, row, target;  // target -1: what is asked of the row's last token
+    int token, row, target;  // target -1 - i: what is asked of the row's last token but its guesses and after i of them
   };
   std::vector<Wanted> wanted_;
   std::vector<size_t> partial_at_;

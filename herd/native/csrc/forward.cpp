@@ -56,7 +56,8 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
           tasks_.push_back({int(r), at + i, std::min(chunk, row.count() - i), head, -1});
     }
     for (int i = 0; i < int(row.targets.size()); i++) wanted_.push_back({at + row.first_target + i, int(r), i});
-    if (row.sampling || !row.score_tokens.empty()) wanted_.push_back({at + row.count() - 1, int(r), -1});
+    if (row.sampling || !row.score_tokens.empty())
+      for (int i = 0; i <= row.draft; i++) wanted_.push_back({at + row.count() - 1 - row.draft + i, int(r), -1 - i});
     at += row.count();
   }
   partial_.resize(partial);
@@ -250,15 +251,37 @@ void Decoder::report(const StepRow& row, int target, const float* logits, StepRe
     result.scores[size_t(target)] = score(row.targets[size_t(target)], row.target_top);
     return;
   }
-  result.last_finite = finite;
+  const int guesses = -1 - target;  // that come before the token to choose
+  if (guesses == 0) result.last_finite = finite;
+  if (row.sampling) result.choices[size_t(guesses)].finite = finite;
   if (!finite) return;  // choosing needs numbers that can be compared
   if (!row.score_tokens.empty()) {
     double norm = log_sum(*k_, logits, shape_.vocab);
     for (int32_t t : row.score_tokens) result.token_logprobs.push_back(double(logits[t]) - norm);
   }
   if (!row.sampling) return;
-  result.token = choose(*k_, logits, shape_.vocab, *row.sampling, scratch.work);
-  if (row.top >= 0) result.chosen = score(*result.token, row.top);
+  Choice& choice = result.choices[size_t(guesses)];
+  if (guesses == 0) {
+    choice.token = choose(*k_, logits, shape_.vocab, *row.sampling, scratch.work);
+  } else {
+    Sampling later = *row.sampling;
+    later.position += guesses;
+    if (!later.history.empty()) later.history.insert(later.history.end(), row.tokens.end() - row.draft, row.tokens.end() - row.draft + guesses);
+    choice.token = choose(*k_, logits, shape_.vocab, later, scratch.work);
+  }
+  if (row.top >= 0) choice.score = score(choice.token, row.top);
+}
+
+// Keep the choices up to the first that is not what was guessed: exactly what would have been chosen one by one, since a choice
+// depends on the tokens before it, the seed and its position alone.
+static void keep_right_guesses(const StepRow& row, std::vector<Choice>& choices) {
+  const int32_t* guess = row.tokens.data() + row.tokens.size() - size_t(row.draft);
+  size_t count = 0;
+  while (count < choices.size() && choices[count].finite) {
+    count++;
+    if (count < choices.size() && choices[count - 1].token != guess[count - 1]) break;
+  }
+  choices.resize(count);
 }
 
 void Decoder::check(const StepRow& row) const {
@@ -274,6 +297,8 @@ void Decoder::check(const StepRow& row) const {
   within(row.targets, shape_.vocab, "a target outside the vocabulary");
   within(row.score_tokens, shape_.vocab, "a token to score outside the vocabulary");
   within(row.blocks, blocks_, "a block outside the cache");
+  if (row.draft < 0 || row.draft >= row.count() || (row.draft && (!row.sampling || !row.score_tokens.empty())))
+    throw std::invalid_argument("guesses without a token before them, or in a row that does not choose");
   if (!row.sampling) return;
   within(row.sampling->history, shape_.vocab, "a token of the history outside the vocabulary");
   for (auto& [token, bias] : row.sampling->params.logit_bias)
@@ -285,8 +310,12 @@ std::vector<StepResult> Decoder::step(const std::vector<StepRow>& rows, const st
   prepare(rows);
   before_choosing_ = &before_choosing;
   std::vector<StepResult> results(rows.size());
-  for (size_t r = 0; r < rows.size(); r++) results[r].scores.resize(rows[r].targets.size());
+  for (size_t r = 0; r < rows.size(); r++) {
+    results[r].scores.resize(rows[r].targets.size());
+    if (rows[r].sampling) results[r].choices.resize(size_t(rows[r].draft) + 1);
+  }
   pool_->run([&](int thread) { forward(thread, rows, results); });
+  for (size_t r = 0; r < rows.size(); r++) keep_right_guesses(rows[r], results[r].choices);
   return results;
 }
 
