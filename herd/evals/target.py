@@ -140,10 +140,20 @@ class EngineTarget:
             for number, (whole, first) in enumerate(pairs):
                 if not first:  # nothing before: the model's start, or end, token stands there
                     whole, first = [self._before(), *whole], 1
-                cut = max(0, len(whole) - self.engine.max_length)
-                yield Request(prompt=whole[cut:], score_from=max(1, first - cut), params=_NOTHING, id=f"{key} {number}")
+                yield self._scoring(whole, first, f"{key} {number}")
         else:
             yield self._generation(item, key)
+
+    def _scoring(self, whole: list[int], first: int, key: str) -> Request:
+        """A look at the tokens from `first` on; what is too long is cut from the left. The last token needs not be computed, so that one
+        more than the context can be scored.
+        """
+        cut = max(0, len(whole) - self.engine.max_length - 1)
+        whole, first = whole[cut:], max(1, first - cut)
+        if len(whole) <= self.engine.max_length:
+            return Request(prompt=whole, score_from=first, params=_NOTHING, id=key)
+        start = first if first < len(whole) - 1 else None
+        return Request(prompt=whole[:-1], score_from=start, score_tokens=(whole[-1],), params=_NOTHING, id=key)
 
     def _before(self) -> int:
         """What stands before a text that has nothing before it: the declared start token, or else the end token."""
@@ -153,13 +163,13 @@ class EngineTarget:
     def _windows(self, item: Item, key: str) -> Iterator[Request]:
         """Disjoint windows of the whole context; each is preceded by the last token of the one before, the first by the start token."""
         tokens = self.engine.tokenizer.encode(item.continuations[0])
-        room = self.engine.max_length - 1
+        room = self.engine.max_length
         before = self._before()
         for first in range(0, len(tokens), room):
             window = tokens[first : first + room]
             # a last short window gets as much before it as fits, as lm-evaluation-harness has it
             lead = tokens[max(0, first - (room - len(window)) - 1) : first] if first else [before]
-            yield Request(prompt=[*lead, *window], score_from=len(lead), params=_NOTHING, id=f"{key} window")
+            yield self._scoring([*lead, *window], len(lead), f"{key} window")
 
     def _generation(self, item: Item, key: str) -> Request:
         task = item.task
@@ -190,6 +200,7 @@ class EngineTarget:
                 pending.text, pending.calls = parse_reply(completion.text, known, cut_off=pending.finish != "stop")
         else:
             found = math.fsum(score.logprob for score in completion.prompt_logprobs or () if score is not None)
+            found += math.fsum(completion.token_logprobs)
             pending.logprobs[0 if part == "window" else int(part)] += found
 
 
