@@ -165,13 +165,15 @@ def open_contestants(
     find: Callable[[str], Checkpoint],
     *,
     max_tokens: int = 1024,
+    temperature: float | None = None,
     key: str | None = None,
     threads: int | None = None,
     cache_tokens: int | None = None,
 ) -> list[Contestant]:
     """Contestants from `[NAME=]PLACE`: a URL (`http://host/v1`, or `http://host/v1#model` where it serves several), a `.jsonl`
-    file of replies, or a model that `find` opens. ConfigError for names that are used twice.
+    file of replies, or a model that `find` opens. Without `temperature` each has its own. ConfigError for names that are used twice.
     """
+    said: dict[str, float] = {"max_tokens": max_tokens} | ({} if temperature is None else {"temperature": temperature})
     found: list[Contestant] = []
     for given in places:
         named = re.match(r"([^=/#?]+)=(.+)", given)
@@ -179,11 +181,11 @@ def open_contestants(
         if place.startswith(("http://", "https://")):
             url, _, model = place.partition("#")
             model = model or _only_model(url, key)
-            one: Contestant = ServerContestant(name or model, url, model, {"max_tokens": max_tokens}, key)
+            one: Contestant = ServerContestant(name or model, url, model, said, key)
         elif place.endswith(".jsonl"):
             one = FileContestant(name or Path(place).stem, f"replies of {Path(place).name}", read_replies(Path(place)))
         else:
-            one = _open_model(name, place, find(place), max_tokens, threads, cache_tokens)
+            one = _open_model(name, place, find(place), said, threads, cache_tokens)
         found.append(one)
     names = [one.name for one in found]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -193,12 +195,12 @@ def open_contestants(
 
 
 def _open_model(
-    name: str, place: str, checkpoint: Checkpoint, max_tokens: int, threads: int | None, cache_tokens: int | None
+    name: str, place: str, checkpoint: Checkpoint, said: dict[str, float], threads: int | None, cache_tokens: int | None
 ) -> ModelContestant:
     preset = preset_for(checkpoint)
     chat = checkpoint.chat_format()
     engine: Engine = open_engine(checkpoint, threads=threads, cache_tokens=cache_tokens)
-    params = SamplingParams(**preset.params(), max_tokens=max_tokens)  # type: ignore[arg-type]
+    params = SamplingParams(**preset.params() | said)  # type: ignore[arg-type]
     return ModelContestant(name or Path(place).stem, Path(place).name, Agent(engine, chat), preset.system, params)
 
 

@@ -223,6 +223,12 @@ class Votes:
         arrays |= {"first": place[first], "second": place[second], "outcome": outcome}
         return [names[int(i)] for i in used], arrays
 
+    def seen(self, voter: str) -> set[tuple[str, str, str]]:
+        """What a voter has voted on: names of both models, and the prompt."""
+        names = self.names()
+        rows = self._run("select first, second, prompt from votes where voter = ?", (voter,)).fetchall()
+        return {(names[first], names[second], prompt) for first, second, prompt in rows}
+
     def kinds(self, column: str) -> dict[str, int]:
         """Votes by `language` or by `kind`."""
         if column not in ("language", "kind"):

@@ -1,11 +1,11 @@
 """`herd arena`: blind votes between models, and the ranking they give."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli.common import PATH, open_model, warn
+from herd.cli.common import PATH, open_model, show_progress, warn
 from herd.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -82,6 +82,88 @@ def serve(
         f"herd: arena of {len(contestants)} at {'https' if ssl_cert else 'http'}://{shown}:{address[1]} (votes: {place.split('@')[-1]})"
     )
     listen(create_app(arena, PAGE, loopback=is_loopback(host)), sock, grace=5, certificate=ssl_cert, key=ssl_key)()
+
+
+@command.command(no_args_is_help=True)
+@click.argument("places", nargs=-1, required=True, metavar="[NAME=]MODEL ...")
+@click.option("--judge", "judge_place", help="The model that votes: one that herd opens, or a URL.")
+@click.option("--rule", type=click.Choice(["longer", "shorter", "answer"]), help="A rule that votes instead.")
+@click.option(
+    "--prompts",
+    type=PATH,
+    help="JSONL of prompt, perhaps language, kind, answer. Default: those of the files of replies.",
+)
+@click.option(
+    "--votes",
+    "place",
+    default="judge.db",
+    show_default=True,
+    help="A SQLite file, or a postgresql:// URL; not the one of people's votes.",
+)
+@click.option(
+    "--replies",
+    type=PATH,
+    default=Path("replies.jsonl"),
+    show_default=True,
+    help="Replies are kept here and not made twice.",
+)
+@click.option("--key", envvar="HERD_ARENA_KEY", help="API key for the URLs.")
+@click.option("--max-tokens", default=1024, show_default=True, help="Tokens of an answer, at most.")
+@click.option(
+    "--context", type=int, help="Tokens of key-value cache for each model. Default: its context, at most 8192."
+)
+@click.option("--threads", type=int, help="CPU threads for each model. Default: one a core.")
+@click.option("--judge-tokens", default=512, show_default=True, help="Tokens of a judgement, at most.")
+@click.option("--at-once", default=8, show_default=True, help="Pairs that are judged at a time.")
+def judge(
+    places: tuple[str, ...], judge_place: str | None, rule: str | None, prompts: Path | None, place: str, replies: Path,
+    key: str | None, max_tokens: int, context: int | None, threads: int | None, judge_tokens: int, at_once: int,
+) -> None:  # fmt: skip
+    """A model or a rule votes on every pair of MODELs and every prompt, in both orders. Run again, it goes on."""
+    import asyncio
+
+    from herd.arena.contestants import common_prompts, open_contestants
+    from herd.arena.judge import Judged, judge_all, model_judge, rule_judge
+    from herd.arena.replies import Prompt, Replies, read_prompts
+    from herd.arena.votes import Votes
+
+    if (judge_place is None) == (rule is None):
+        raise ConfigError("give one of --judge MODEL and --rule")
+    if len(places) < 2 or at_once < 1:
+        raise ConfigError(f"{len(places)} models, {at_once} pairs at a time; expected two or more, and one or more")
+    common: dict[str, Any] = {"key": key, "threads": threads, "cache_tokens": context}
+    contestants = open_contestants(list(places), open_model, max_tokens=max_tokens, **common)
+    judges = (
+        []
+        if rule
+        else open_contestants([str(judge_place)], open_model, max_tokens=judge_tokens, temperature=0, **common)
+    )
+    stored = common_prompts(contestants)
+    asked = [Prompt.of(text) for text in stored or []] if prompts is None else read_prompts(prompts)
+    if not asked:
+        raise ConfigError("no prompts; give --prompts FILE.jsonl")
+    voter = rule_judge(rule) if rule else model_judge(judges[0])
+
+    async def work(votes: Votes) -> Judged:
+        try:
+            with show_progress() as progress:
+                return await judge_all(
+                    contestants, asked, voter, rule or judges[0].version, votes, Replies(replies), at_once=at_once, progress=progress
+                )  # fmt: skip
+        finally:
+            for one in (*contestants, *judges):
+                await one.close()
+
+    with Votes(place) as votes:
+        found = asyncio.run(work(votes))
+    click.echo(
+        f"{found.votes:,} votes kept in {place}, {found.before:,} were there; {found.changed:,} changed with the order (ties), "
+        f"{found.unread:,} had no verdict (not kept)"
+        + (f"; the reply shown first won {found.first / found.decided:.0%} of {found.decided:,} decisions" if found.decided else ""),
+        err=True,
+    )  # fmt: skip
+    if found.failed:
+        raise ConfigError(f"{len(found.failed)} pairs failed, run again for those; the first: {found.failed[0]}")
 
 
 @command.command("import")
