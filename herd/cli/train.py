@@ -8,6 +8,7 @@ Examples:
   herd train recipes/gsm8k-sft.toml --show-batch
 """
 
+import os
 import signal
 import sys
 import time
@@ -44,6 +45,7 @@ def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch
     if show_batch or dry_run:
         _look(asked.recipe, asked.folder, show_batch)
         return
+    _join()
     stopping = _Stop()
     folder, done = train(asked, out or Path("runs") / recipe.stem, open_model, _Lines(), stopping, sys.argv)
     print(
@@ -51,6 +53,14 @@ def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch
     )
     if not done:
         sys.exit(130)
+
+
+def _join() -> None:
+    """Meet the other processes that torchrun started."""
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        from herd.train.layout import meet
+
+        meet()
 
 
 def _setting(change: str) -> tuple[str, str]:

@@ -70,7 +70,8 @@ def _held(parameter: DTensor) -> tuple[slice, ...] | None:
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     sharded = [placement.dim for placement in parameter.placements if isinstance(placement, Shard)]
-    if len(set(sharded)) != len(sharded) or any(p.is_partial() for p in parameter.placements):
+    plain = all(p.is_replicate() or type(p) is Shard for p in parameter.placements)
+    if len(set(sharded)) != len(sharded) or not plain:
         return None
     shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
     return tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from herd.atomic import atomic_folder
 from herd.errors import ConfigError, FormatError
+from herd.train.layout import fill, shared_like, whole
 from herd.weights.run import WEIGHT, Part, State, Stored, read_state, states, verify
 from herd.weights.tensors import write_tensors
 
@@ -41,16 +42,18 @@ class Keeper:
         self._failure: BaseException | None = None
 
     def save(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: "Progress", loader: dict[str, Any], *, base: str | None = None, scale: float = 0.0,
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, progress: "Progress", loader: dict[str, Any], *, base: str | None = None, scale: float = 0.0, first: bool = True,
     ) -> None:  # fmt: skip
-        """Take a copy of everything and write it in the background."""
+        """Take a copy of everything and write it in the background; every process must ask, the `first` one writes."""
         self.wait()
         arrays: dict[str, np.ndarray] = {}
         for name, parameter in trained(model):
-            arrays[WEIGHT + name] = _copied(parameter)
+            arrays[WEIGHT + name] = _copied(parameter.detach())
             for prefix, key in _MOMENTS.items():
                 if parameter in optimizer.state:
                     arrays[prefix + name] = _copied(optimizer.state[parameter][key])
+        if not first:
+            return
         parts = {name: [Part("rank-00000.safetensors", 0, len(array))] for name, array in arrays.items()}
         state = State(
             step=progress.step, updates=progress.updates, tokens=progress.tokens, loader=loader, parts=parts, files={}, base=base, scale=scale,
@@ -104,7 +107,7 @@ def trained(model: nn.Module) -> list[tuple[str, nn.Parameter]]:
 
 
 def _copied(tensor: Tensor) -> np.ndarray:
-    found: np.ndarray = tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+    found: np.ndarray = whole(tensor).to("cpu", torch.float32, copy=True).numpy()
     return found
 
 
@@ -142,9 +145,9 @@ def load(folder: Path, state: State, model: nn.Module, optimizer: torch.optim.Op
             raise ConfigError(
                 f"{folder}: {name} has shape {list(found.shape)}; the recipe's model has {list(parameter.shape)}"
             )
-        parameter.copy_(torch.from_numpy(found.float32().copy()))
+        fill(parameter, torch.from_numpy(found.float32().copy()))
         moments = {
-            key: torch.from_numpy(stored.tensor(prefix + name).float32().copy()).to(parameter.device)
+            key: shared_like(parameter, torch.from_numpy(stored.tensor(prefix + name).float32().copy()))
             for prefix, key in _MOMENTS.items()
             if prefix + name in stored.names()
         }

@@ -2,12 +2,15 @@
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from herd.errors import ConfigError
 from herd.model.llama import Transformer
+from herd.train.layout import whole
 from herd.train.recipe import Lora
 from herd.weights.adapter import Adapter
 
@@ -45,7 +48,7 @@ def add_adapters(model: Transformer, settings: Lora, generator: torch.Generator)
 def adapter_of(model: Transformer) -> Adapter:
     """The adapters of a model by canonical names, as arrays. ConfigError when it has none."""
     found = {
-        f"{name}.weight": (module.lora_a.detach().float().cpu().numpy(), module.lora_b.detach().float().cpu().numpy())
+        f"{name}.weight": (_array(module.lora_a), _array(module.lora_b))
         for name, module in model.named_modules()
         if isinstance(module, LoraLinear)
     }
@@ -53,3 +56,8 @@ def adapter_of(model: Transformer) -> Adapter:
         raise ConfigError("the model has no adapters")
     scale = next(module.scale for module in model.modules() if isinstance(module, LoraLinear))
     return Adapter(found, scale)
+
+
+def _array(tensor: Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = whole(tensor.detach()).float().cpu().numpy()
+    return found

@@ -4,6 +4,7 @@ import hashlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from herd.model.load import from_checkpoint, load_weights
 from herd.text.tokenizer import Tokenizer
 from herd.text.train_tokenizer import train_tokenizer
 from herd.train.checkpoint import Keeper, load, newest
+from herd.train.layout import Layout
 from herd.train.lora import add_adapters
 from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward, answer_logprobs
 from herd.train.packing import Batch, Packer, collate
@@ -148,27 +150,35 @@ def _stored(tensor: Tensor) -> Any:
 
 def recompute_layers(model: Transformer) -> None:
     """Keep only each layer's input for the backward pass, and compute the rest again there."""
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    from torch.utils.checkpoint import checkpoint
 
-    for name, block in list(model.layers.items()):
-        model.layers[name] = checkpoint_wrapper(block)
+    for block in model.blocks:
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
 
 
 def make_trainer(
-    opened: Opened, find: Find, run: Path | None, log: Log, stop: Callable[[], bool] = lambda: False
+    opened: Opened,
+    find: Find,
+    run: Path | None,
+    log: Log,
+    stop: Callable[[], bool] = lambda: False,
+    layout: Layout | None = None,
 ) -> Trainer:
     """The trainer of a recipe, where its run is (at its newest whole state) or at the beginning."""
     recipe = opened.recipe
+    layout = layout or Layout()
+    _check_layout(recipe, layout)
     model = make_model(opened)
-    optimizer = make_optimizer(model, recipe)
     objective = _objective(opened, model, find, run)
+    layout.apply(model)
+    optimizer = make_optimizer(model, recipe)
     keeper = None if run is None else Keeper(run, recipe.checkpoints.keep)
     also: dict[str, Any] = {}
     if recipe.lora is not None and opened.start is not None:
         also = {"base": str(opened.start.path.resolve()), "scale": recipe.lora.alpha / recipe.lora.rank}
     trainer = Trainer(
         model, Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype_of(recipe.model),
-        keeper, also, Packer(opened.validation, 0) if opened.validation else None, stop,
+        keeper, also, Packer(opened.validation, 0) if opened.validation else None, stop, layout=layout,
     )  # fmt: skip
     found = None if run is None else newest(run)
     if found is not None:
@@ -181,6 +191,19 @@ def make_trainer(
         )
         trainer.packer.restore(state.loader)
     return trainer
+
+
+def _check_layout(recipe: Recipe, layout: Layout) -> None:
+    if recipe.lora is not None and layout.tp > 1:
+        raise ConfigError(
+            "layout.tp: adapters are not shared by tensor parallelism yet; leave layout.tp at 1, or lora out"
+        )
+    for length, tokens in [(recipe.data.length, recipe.batch.tokens), *recipe.stages()]:
+        if tokens // length % layout.dp:
+            raise ConfigError(
+                f"batch.tokens {tokens} are {tokens // length} rows of {length}, which {layout.dp} processes cannot share evenly; "
+                f"{-(-tokens // (length * layout.dp)) * length * layout.dp} would do"
+            )
 
 
 def dtype_of(model: Model) -> torch.dtype:

@@ -128,6 +128,12 @@ class Distil(Section, frozen=True, kw_only=True):
     temperature: float = 1.0
 
 
+class Parallel(Section, frozen=True, kw_only=True):
+    """How processes that torchrun starts share the work: `tp` of them share each layer, the rest compute different rows."""
+
+    tp: int = 1
+
+
 class Keep(Section, frozen=True, kw_only=True):
     """Checkpoints `every` so many steps (0: only at the end), the last `keep` of them; those that are averaged are kept too."""
 
@@ -148,6 +154,7 @@ class Recipe(Section, frozen=True, kw_only=True):
     lora: Lora | None = None
     preference: Preference = Preference()
     distil: Distil | None = None
+    layout: Parallel = Parallel()
     checkpoints: Keep = Keep()
     validate_every: int = 0
     recompute: bool = False
@@ -159,7 +166,7 @@ class Recipe(Section, frozen=True, kw_only=True):
             ("schedule.warmup", self.schedule.warmup, 0), ("schedule.anneal", self.schedule.anneal, 0),
             ("schedule.peak", self.schedule.peak, 0), ("optimizer.clip", self.optimizer.clip, 1e-9),
             ("optimizer.decay", self.optimizer.decay, 0), ("checkpoints.keep", self.checkpoints.keep, 1),
-            ("checkpoints.every", self.checkpoints.every, 0), ("validate_every", self.validate_every, 0),
+            ("checkpoints.every", self.checkpoints.every, 0), ("layout.tp", self.layout.tp, 1), ("validate_every", self.validate_every, 0),
         ):  # fmt: skip
             if not value >= low:
                 raise ConfigError(f"{key} is {value}; expected {low:g} or more")

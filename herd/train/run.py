@@ -1,5 +1,6 @@
 """Training as a run: a folder that is made once, holds everything, and goes on where it was."""
 
+import contextlib
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,7 @@ from herd.atomic import atomic_folder
 from herd.config import dump
 from herd.errors import ConfigError
 from herd.runs import Run
+from herd.train.layout import Layout
 from herd.train.lora import adapter_of
 from herd.train.open import Find, Opened, make_trainer, open_recipe
 from herd.train.recipe import BESIDE, Asked
@@ -44,23 +46,27 @@ def train(
         raise ConfigError(
             f"{out}: holds a run already; go on with it: herd train {out}, or name another folder with --out"
         )
+    layout = Layout.of(recipe.layout.tp)
     opened = open_recipe(recipe, folder, find, None if run is None else run.folder)
-    if run is None:
-        run = make_run(opened, folder, out, command)
-    elif run.status == "done":
+    if run is not None and run.status == "done":
         raise ConfigError(f"{run.folder}: this run is done; talk with it: herd chat {run.folder}")
-    with run.working():
+    if run is None and layout.first:
+        run = make_run(opened, folder, out, command)
+    layout.together()
+    run = run or Run.open(out, "train")
+    with run.working() if layout.first else contextlib.nullcontext():
         last: dict[str, Any] = {}
 
         def log(**values: Any) -> None:
             assert run is not None
-            run.log(**values)
-            show(values)
+            if layout.first:
+                run.log(**values)
+                show(values)
             last[f"{values['event']} {values.get('source', '')}".strip()] = values
 
         for source in (*opened.sources, *opened.validation):
             log(event="source", source=source.name, samples=len(source), tokens=source.tokens, dropped=source.dropped)
-        trainer = make_trainer(opened, find, run.folder, log, stop)
+        trainer = make_trainer(opened, find, run.folder, log, stop, layout)
         log(
             event="start",
             step=trainer.progress.step,
@@ -70,7 +76,9 @@ def train(
         done = trainer.train()
         if done:
             trainer.validate()
-            _write_adapter(run.folder, opened, trainer)
+            _write_adapter(run.folder, opened, trainer, layout)
+            if not layout.first:
+                return run.folder, done
             run.finish(
                 steps=trainer.progress.step, tokens=trainer.progress.tokens, loss=last.get("step", {}).get("loss"),
                 **{f"{key} loss": value["loss"] for key, value in last.items() if key.startswith("validation")},
@@ -78,9 +86,12 @@ def train(
     return run.folder, done
 
 
-def _write_adapter(folder: Path, opened: Opened, trainer: Trainer) -> None:
+def _write_adapter(folder: Path, opened: Opened, trainer: Trainer, layout: Layout) -> None:
     """The adapters of a run that has some, as PEFT reads them, in RUN/adapter."""
     if opened.recipe.lora is None or (folder / "adapter").exists():
         return
+    found = adapter_of(trainer.model)
+    if not layout.first:
+        return
     with atomic_folder(folder / "adapter") as temporary:
-        write_adapter(temporary, adapter_of(trainer.model), opened.config.head_dim, opened.recipe.model.start or "")
+        write_adapter(temporary, found, opened.config.head_dim, opened.recipe.model.start or "")

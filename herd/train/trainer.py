@@ -8,9 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from herd.errors import HerdError
 from herd.train.checkpoint import Keeper, Progress, trained
+from herd.train.layout import Layout
 from herd.train.objectives import Objective
 from herd.train.packing import Batch, Packer, Row, collate
 from herd.train.recipe import Recipe
@@ -24,15 +26,18 @@ class TrainingError(HerdError):
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW over what learns; vectors (norms) do not decay."""
+    """AdamW over what learns; vectors (norms) do not decay. What is cut differently is updated apart."""
     settings = recipe.optimizer
     learning = [p for _, p in trained(model)]
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in learning if p.dim() > 1], "weight_decay": settings.decay},
-        {"params": [p for p in learning if p.dim() <= 1], "weight_decay": 0.0},
-    ]
+    groups: dict[Any, dict[str, Any]] = {}
+    for p in learning:
+        decay = settings.decay if p.dim() > 1 else 0.0
+        group = groups.setdefault(
+            (decay, p.device_mesh if isinstance(p, DTensor) else None), {"weight_decay": decay, "params": []}
+        )
+        group["params"].append(p)
     return torch.optim.AdamW(
-        [group for group in groups if group["params"]], lr=0.0, betas=(settings.beta1, settings.beta2),
+        list(groups.values()), lr=0.0, betas=(settings.beta1, settings.beta2),
         eps=settings.epsilon, fused=True,
     )  # fmt: skip
 
@@ -54,11 +59,12 @@ class Trainer:
     validation: Packer | None = None
     stop: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
+    layout: Layout = field(default_factory=Layout)
 
     def train(self) -> bool:
         """Train to the end, or to where `stop` says so; whether it came to the end. What was learned is saved in both cases."""
         every = self.recipe.checkpoints.every
-        while self.progress.step < self.steps and not self.stop():
+        while self.progress.step < self.steps and not self.layout.agreed(self.stop()):
             self.step()
             if self.recipe.validate_every and self.progress.step % self.recipe.validate_every == 0:
                 self.validate()
@@ -75,11 +81,12 @@ class Trainer:
         length, rows = self.recipe.at(self.progress.tokens)
         batch = [self.packer.row(length) for _ in range(rows)]
         self.model.train()
-        torch.manual_seed(self.recipe.seed * 1_000_003 + self.progress.step)  # dropout, the same after a resume
+        # dropout: the same after a resume, another for each place that computes other rows
+        torch.manual_seed((self.recipe.seed * 1_000_003 + self.progress.step) * 65_537 + self.layout.dp_rank)
         loss, sums, count = self.gradients(batch, length)
-        norm = nn.utils.clip_grad_norm_([p for _, p in trained(self.model)], self.recipe.optimizer.clip)
+        norm = self.layout.clip([p for _, p in trained(self.model)], self.recipe.optimizer.clip)
         learning_rate = rate(self.recipe.schedule, self.progress.step, self.steps)
-        finite = math.isfinite(loss) and bool(torch.isfinite(norm))
+        finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
             for group in self.optimizer.param_groups:
                 group["lr"] = learning_rate
@@ -90,17 +97,17 @@ class Trainer:
         self.progress.tokens += rows * length
         took = time.monotonic() - began
         self.log(
-            event="step", step=self.progress.step, tokens=self.progress.tokens, loss=loss, rate=learning_rate, norm=float(norm),
+            event="step", step=self.progress.step, tokens=self.progress.tokens, loss=loss, rate=learning_rate, norm=norm,
             count=count, seconds=round(took, 4), **sums,
         )  # fmt: skip
         if not finite:
-            self._not_finite(batch, loss, float(norm))
+            self._not_finite(batch, loss, norm)
 
     def gradients(self, rows: list[Row], length: int) -> tuple[float, dict[str, float], float]:
         """Gradients of the mean loss over a global batch; the mean, other means, and how many units they are over."""
-        size = self.recipe.batch.rows
+        size, rows = self.recipe.batch.rows, rows[self.layout.dp_rank :: self.layout.dp]
         pieces = [collate(self.packer.sources, rows[i : i + size], length) for i in range(0, len(rows), size)]
-        count = sum(self.objective.count(piece) for piece in pieces)
+        (count,) = self.layout.sums([sum(self.objective.count(piece) for piece in pieces)])
         if not count:
             names = ", ".join(self.packer.sources[p.source].names(p.sample) for p in pieces[0].pieces[:3])
             raise TrainingError(f"a batch has no {self.objective.unit}: all its targets are masked ({names}, ...)")
@@ -111,7 +118,9 @@ class Trainer:
             total += float(loss.detach())
             for name, value in found.items():
                 sums[name] = sums.get(name, 0.0) + value
-        return total / count, {name: value / count for name, value in sums.items()}, count
+        kinds = sorted(sums)
+        total, *values = self.layout.sums([total, *(sums[kind] for kind in kinds)])
+        return total / count, {name: value / count for name, value in zip(kinds, values, strict=True)}, count
 
     def _outcome(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
@@ -141,7 +150,14 @@ class Trainer:
     def save(self) -> None:
         """Write a checkpoint in the background."""
         if self.keeper is not None:
-            self.keeper.save(self.model, self.optimizer, self.progress, self.packer.state(), **self.keep_also)
+            self.keeper.save(
+                self.model,
+                self.optimizer,
+                self.progress,
+                self.packer.state(),
+                first=self.layout.first,
+                **self.keep_also,
+            )
 
     def _not_finite(self, batch: list[Row], loss: float, norm: float) -> None:
         names = sorted({self.packer.sources[p.source].names(p.sample) for row in batch for p in row})
