@@ -5,7 +5,7 @@ A guess costs little where memory bounds decoding: several tokens are computed w
 
 _SIZES = (3, 2)  # of the endings that are looked for, the longest first
 _LONGEST = 15
-_LONGEST_PAUSE = 32
+_LONGEST_PAUSE = 8
 
 
 class Lookup:

@@ -75,6 +75,37 @@ std::vector<int> generate(Decoder& decoder, int sequences, int prompt) {
   return out;
 }
 
+// Tokens chosen one by one, and the same of guesses of which the last is wrong.
+bool guesses_agree(Decoder& decoder) {
+  std::vector<int32_t> tokens, blocks[2];
+  for (int i = 0; i < 40; i++) tokens.push_back(i * 7 % 50);
+  for (int b = 0; b < 12; b++) blocks[b % 2].push_back(b);
+  auto choose = [&](int start, int position, int draft, int which) {
+    StepRow row{};
+    row.tokens.assign(tokens.begin() + start, tokens.end());
+    row.start = start;
+    row.blocks = blocks[which];
+    row.draft = draft;
+    Sampling& sampling = row.sampling.emplace();
+    sampling.params.temperature = 0.9f;
+    sampling.seed = 5;
+    sampling.position = position;
+    return decoder.step({row})[0].choices;
+  };
+  std::vector<int32_t> expected;
+  for (int n = 0, start = 0; n < 3; n++) {
+    expected.push_back(choose(start, n, 0, 0)[0].token);
+    start = int(tokens.size());
+    tokens.push_back(expected.back());
+  }
+  tokens.back() = (tokens.back() + 1) % 50;
+  auto found = choose(0, 0, 3, 1);
+  if (found.size() != 3) return false;
+  for (size_t i = 0; i < 3; i++)
+    if (found[i].token != expected[i]) return false;
+  return true;
+}
+
 }  // namespace
 
 // The instruction set to check, or all that this processor has.
@@ -112,6 +143,10 @@ int main(int arguments, char** argument) {
         decoder.finish();
         std::vector<int> batch = generate(decoder, 5, 150);
         std::vector<int> alone = generate(decoder, 1, 150);
+        if (!guesses_agree(decoder)) {
+          std::printf("%s format %d: guesses change what is chosen\n", isa, f.id);
+          return 1;
+        }
         for (int n = 0; n < 4; n++)
           if (alone[size_t(n)] != batch[size_t(n * 5)]) {
             std::printf("%s format %d: alone and in a batch differ\n", isa, f.id);
