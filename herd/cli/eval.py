@@ -9,6 +9,7 @@ import click
 
 from herd.cli.common import PATH, engine_options, open_model, show_progress
 from herd.cli.eval_contamination import contamination
+from herd.cli.eval_judge import judge
 from herd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def command() -> None:
       herd eval smollm2-135m --tasks small
       herd eval http://127.0.0.1:8000/v1 --model NAME --tasks gsm8k --data DIR
       herd eval compare RUN RUN
+      herd eval judge RUN RUN --judge MODEL
       herd eval contamination RUN --corpus DIR
       herd eval list
     """
@@ -41,7 +43,8 @@ def command() -> None:
 
 @command.command()
 @click.argument("target")
-@click.option("--tasks", "names", default="small", help="Names and groups, comma-separated: gsm8k,arc_challenge,mmlu.")
+@click.option("--tasks", "names", help="Names and groups, comma-separated: gsm8k,arc_challenge,mmlu. Default: small.")
+@click.option("--meta", is_flag=True, help="As Meta evaluates its instruct models: --tasks meta --chat.")
 @click.option("--task-file", "files", multiple=True, type=PATH, help="TOML files with tasks of your own.")
 @click.option("--data", "folders", multiple=True, type=PATH, help="Folders in which tasks' files are looked for.")
 @click.option("--hub", is_flag=True, help="Fetch what is not in a folder from Hugging Face.")
@@ -58,7 +61,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @engine_options
 def run(
-    target: str, names: str, files: tuple[Path, ...], folders: tuple[Path, ...], hub: bool, limit: int | None, shots: int | None,
+    target: str, names: str | None, meta: bool, files: tuple[Path, ...], folders: tuple[Path, ...], hub: bool, limit: int | None, shots: int | None,
     seed: int, chat: bool, system: str, bos: bool, cache_tokens: int | None, model: str | None, out: Path | None, page: Path | None,
     as_json: bool, **engine: Any,
 ) -> None:  # fmt: skip
@@ -69,6 +72,7 @@ def run(
     from herd.evals.source import Places
     from herd.evals.task import choose
 
+    names, chat = names or ("meta" if meta else "small"), chat or meta
     tasks = choose([name.strip() for name in names.split(",") if name.strip()], files)
     for folder in folders:
         if not folder.is_dir():
@@ -78,7 +82,7 @@ def run(
             raise ConfigError(f"{name}: expected a whole number, {1 if name == '--limit' else 0} or more")
     settings = Settings(limit=limit, shots=shots, seed=seed, system=system)
     places = Places(tuple(folders), models_home().parent / "data" if hub else None)
-    opened, close = _target(target, model, chat, bos, cache_tokens, engine)
+    opened, close = open_target(target, model, chat, bos, cache_tokens, engine)
     try:
         folder = (
             out
@@ -101,7 +105,7 @@ def _short(names: str, limit: int | None, chat: bool) -> str:
     return hashlib.sha256(f"{names} {limit} {chat}".encode()).hexdigest()[:8]
 
 
-def _target(
+def open_target(
     name: str, model: str | None, chat: bool, bos: bool, cache_tokens: int | None, engine: dict[str, Any]
 ) -> "tuple[Target, Any]":
     from herd.evals.target import EngineTarget, UrlTarget
@@ -203,3 +207,4 @@ def list_tasks(folders: tuple[Path, ...], by_group: bool) -> None:
 
 
 command.add_command(contamination)
+command.add_command(judge)

@@ -19,7 +19,7 @@ def compared(first: Path, second: Path) -> dict[str, Paired]:
             continue
         both = [key for key in a[name] if key in b[name]]
         metric = metric_of(name, a[name][both[0]]) if both else ""
-        if not both or metric in ("bits_per_byte",):
+        if not both or metric in ("bits_per_byte", "judged"):
             continue
         clusters = [a[name][key].cluster or key for key in both] if any(a[name][key].cluster for key in both) else None
         found[name] = paired(
@@ -67,7 +67,17 @@ def page(
             value = result.scores.get(metric_of(name, result), 0.0)
             twin = against.get(name, {}).get(key)
             apart = "" if twin is None else "differs" if twin.scores != result.scores else "same"
-            verdict = "failed" if result.error else "right" if value == 1 else "wrong" if value == 0 else "in part"
+            verdict = (
+                "failed"
+                if result.error
+                else "not judged"
+                if not result.scores
+                else "right"
+                if value == 1
+                else "wrong"
+                if value == 0
+                else "in part"
+            )
             body = f"{result.prompt}\n\n=== reply\n{result.reply or result.error}\n\n=== wanted\n{result.gold}"
             if twin is not None:
                 body += f"\n\n=== the other run\n{twin.reply}"

@@ -6,15 +6,10 @@ answer follows its delimiter, and spaces at a context's end belong to what is sc
 
 import random
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
-from herd.errors import ConfigError, first_line
-from herd.evals.source import Row
-from herd.evals.task import Task
+from herd.errors import ConfigError
+from herd.evals.task import Row, Task, fill
 from herd.text.messages import Message, Tool
 
 
@@ -31,23 +26,6 @@ class Item:
     tools: tuple[Tool, ...] = ()
     gold: Any = None
     stop: tuple[str, ...] = field(default=())
-
-
-@lru_cache(maxsize=4096)
-def _template(text: str) -> jinja2.Template:
-    environment = ImmutableSandboxedEnvironment(
-        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
-    )
-    environment.filters["letter"] = lambda number: "ABCDEFGHIJ"[number]
-    return environment.from_string(text)
-
-
-def fill(task: Task, template: str, row: Row) -> str:
-    """A template of a task over a row; ConfigError naming the task where they do not go together."""
-    try:
-        return _template(template).render(row, this=row)
-    except (jinja2.TemplateError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise ConfigError(f"task {task.name}, row {row.get('id')}: {template[:60]!r}: {first_line(error)}") from error
 
 
 def choices_of(task: Task, row: Row) -> list[str]:
@@ -112,7 +90,7 @@ def item(task: Task, row: Row, shots: list[Row], *, chat: bool, system: str = ""
             task, row["id"], row, contexts, (task.delimiter + row["ending"],) * len(contexts), gold=gold_of(task, row)
         )
     stop = (*task.stop, *(row["stop"] if isinstance(row.get("stop"), list) else ()))
-    if chat and task.kind in ("generate", "code", "judge"):
+    if task.kind == "judge" or (chat and task.kind in ("generate", "code")):
         return Item(
             task, row["id"], row, messages=_dialog(task, row, shots, system), gold=gold_of(task, row), stop=stop
         )

@@ -11,7 +11,7 @@ import msgspec
 from herd import __version__
 from herd.config import dump
 from herd.errors import ConfigError, FormatError
-from herd.evals import code, instructions, score
+from herd.evals import code, instructions, judge, score
 from herd.evals.prompts import Item, chosen_shots, item
 from herd.evals.source import AbsentError, Places, rows_of, shots_of
 from herd.evals.target import Answer, Target
@@ -69,7 +69,7 @@ def evaluate(
     """Figures of `tasks`, in order. What the run's folder has answers for already is not asked again."""
     settings = settings or Settings()
     names = [task.name for task in tasks]
-    done = _finished(run.folder / "items.jsonl")
+    done = finished(run.folder / "items.jsonl")
     figures: dict[str, Figure] = {}
     with run.working(), ThreadPoolExecutor(2) as pool, (run.folder / "items.jsonl").open("ab") as file:
         for task in tasks:
@@ -80,22 +80,26 @@ def evaluate(
                 run.log(task=task.name, absent=str(error))
                 continue
             reason = code.missing(task.language) if task.kind == "code" else None
-            if task.kind == "judge":
-                reason = "needs a judge; see herd eval --judge"
             if reason:
                 figures[task.name] = Figure(task=task.name, metric=task.main_metric, absent=reason)
                 continue
             results = {
-                key: result for key, result in done.get(task.name, {}).items() if key in {one.id for one in items}
+                key: result
+                for key, result in done.get(task.name, {}).items()
+                if key.removesuffix(judge.SECOND) in {one.id for one in items}
             }
-            todo = [one for one in items if one.id not in results]
             started = time.monotonic()
             progress(task.name, len(results), len(items))
-            for result in _verdicts(target.answer(todo), pool, target.chat):
-                file.write(msgspec.json.encode(result) + b"\n")
-                file.flush()
-                results[result.id] = result
-                progress(task.name, len(results), len(items))
+            turns = [items]
+            for batch in turns:
+                todo = [one for one in batch if one.id not in results]
+                for result in _verdicts(target.answer(todo), pool, target.chat):
+                    file.write(msgspec.json.encode(result) + b"\n")
+                    file.flush()
+                    results[result.id] = result
+                    progress(task.name, len(results), len(items))
+                if task.kind == "judge" and len(turns) == 1:
+                    turns.append(judge.second_turns(items, {key: r.reply for key, r in results.items() if not r.error}))
             figures[task.name] = figure(task, list(results.values()), time.monotonic() - started)
             run.log(figure=msgspec.to_builtins(figures[task.name]))
         run.finish(**{f.task: f.value for f in figures.values() if f.value is not None})
@@ -145,6 +149,8 @@ def _result(answer: Answer, scores: dict[str, float] | None = None, more: str = 
             reply = "\n".join(f"{p:.3f} {t!r}" for p, t in zip(answer.logprobs, one.continuations, strict=True))
         elif task.kind == "rolling":
             scores = score.rolling(one.continuations[0], answer.logprobs[0])
+        elif task.kind == "judge":
+            scores = {}
         elif task.kind == "calls":
             scores = {task.main_metric: score.calls(one, answer.calls)}
         elif task.main_metric == "prompt_strict":
@@ -165,6 +171,11 @@ def figure(task: Task, results: Sequence[Result], seconds: float) -> Figure:
     kept = [r for r in results if not r.error]
     failed = len(results) - len(kept)
     tokens = sum(r.tokens for r in results)
+    if task.kind == "judge" and kept:
+        return Figure(
+            task=task.name, metric=task.main_metric, items=len(results), failed=failed, seconds=seconds, tokens=tokens,
+            absent=f"{len(kept)} replies are kept; herd eval judge compares them with another run's",
+        )  # fmt: skip
     if not results or (task.kind == "rolling" and not kept):
         return Figure(
             task=task.name, metric=task.main_metric, failed=failed, seconds=seconds, absent="no item was answered"
@@ -206,7 +217,7 @@ def _rolling(metric: str, results: Sequence[Result]) -> tuple[float, dict[str, f
     return found.pop(metric), found
 
 
-def _finished(path: Path) -> dict[str, dict[str, Result]]:
+def finished(path: Path) -> dict[str, dict[str, Result]]:
     """Results by task and item of an earlier start; half a line at the end, from a kill, is cut off. Failures are asked again."""
     found: dict[str, dict[str, Result]] = {}
     if not path.exists():
@@ -228,7 +239,7 @@ def _finished(path: Path) -> dict[str, dict[str, Result]]:
 
 def results_of(folder: Path) -> dict[str, dict[str, Result]]:
     """The results of a run's folder, by task and item; ConfigError when it has none."""
-    found = _finished(Run.open(folder, "evals").folder / "items.jsonl")
+    found = finished(Run.open(folder, "evals").folder / "items.jsonl")
     if not found:
         raise ConfigError(f"{folder}: no results yet")
     return found

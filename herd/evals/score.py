@@ -115,6 +115,9 @@ GENERATED: dict[str, Callable[[Item, str], float]] = {
         float(normalized(extracted(item.task, reply)) == normalized(w)) for w in _wanted(item.gold)
     ),
     "contains": lambda item, reply: max(float(normalized(w) in normalized(reply)) for w in _wanted(item.gold)),
+    "recall": lambda item, reply: (
+        sum(normalized(w) in normalized(reply) for w in _wanted(item.gold)) / len(_wanted(item.gold))
+    ),
     "f1": lambda item, reply: max(f1(extracted(item.task, reply), w) for w in _wanted(item.gold)),
     "number": _number,
     "letter": _letter,

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from herd.errors import ConfigError, FormatError, MissingDependencyError, first_line
-from herd.evals.task import Task
+from herd.evals import long
+from herd.evals.task import Row, Task, fill
 
-Row = dict[str, Any]
 EMBEDDED = Path(__file__).parent / "data"
 
 
@@ -35,7 +35,9 @@ class AbsentError(ConfigError):
 
 def rows_of(task: Task, places: Places) -> list[Row]:
     """The rows of a task, each with an `id`. AbsentError when its data is nowhere; FormatError when it is not what it should be."""
-    rows = _load(task, task.file, places, check=True)
+    rows = long.rows(task.made) if task.made is not None else _load(task, task.file, places, check=True)
+    if task.keep:
+        rows = [row for row in rows if fill(task, task.keep, row) == "True"]
     for number, row in enumerate(rows):
         row.setdefault("id", str(number))
         row["id"] = str(row["id"])
@@ -267,4 +269,8 @@ READERS: dict[str, Callable[[str, Path], list[Row]]] = {
 
 def present(tasks: Sequence[Task], places: Places) -> dict[str, bool]:
     """Which tasks have their data in a folder here."""
-    return {t.name: bool(t.file) and any((f / t.file).is_file() for f in (*places.folders, EMBEDDED)) for t in tasks}
+    return {
+        t.name: t.made is not None
+        or (bool(t.file) and any((f / t.file).is_file() for f in (*places.folders, EMBEDDED)))
+        for t in tasks
+    }

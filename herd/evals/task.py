@@ -10,20 +10,33 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+import jinja2
 import msgspec
+from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from herd.errors import ConfigError
+from herd.errors import ConfigError, first_line
+
+Row = dict[str, Any]
 
 Kind = Literal["choice", "rolling", "generate", "code", "calls", "judge"]
 METRICS: dict[str, tuple[str, ...]] = {
     # kind -> the metrics it can have, the first its default
     "choice": ("acc", "acc_norm"),
     "rolling": ("bits_per_byte", "byte_perplexity", "word_perplexity"),
-    "generate": ("exact", "number", "contains", "f1", "letter", "refusal", "refusal_wanted", "prompt_strict"),
+    "generate": ("exact", "number", "contains", "f1", "letter", "refusal", "refusal_wanted", "prompt_strict", "recall"),
     "code": ("passes",),
     "calls": ("calls", "irrelevance"),
     "judge": ("judged",),
 }
+
+
+class Made(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """Rows made from text: the `kind` of question, about how many tokens a row has, how many rows, and the seed they are drawn with."""
+
+    kind: Literal["needle", "needles", "variables", "common_words"]
+    tokens: int
+    rows: int = 40
+    seed: int = 1
 
 
 class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -34,6 +47,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     parted by `separator`; `delimiter` parts prompt and answer. A generation ends at `stop` or after `max_tokens`; what `extract`
     (regular expressions, tried in order) finds in it, the `pick`-ed match, is the answer.
 
+    `made` is for rows that need no data: a kind of `herd.evals.long` and its size. `keep` is a template that is "True" for rows that stay.
     `where` keeps the rows whose columns have these values. `file` is looked up in data folders, `hub` is ORG/NAME or ORG/NAME:CONFIG on Hugging Face with `hub_split`. `rows` and `sha256` are
     those of the local file. `reproduces` names the setting whose published figure this is.
     """
@@ -51,6 +65,8 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     hub_split: str = "test"
     columns: dict[str, str] = {}
     where: dict[str, str] = {}
+    keep: str = ""
+    made: Made | None = None
     rows: int | None = None
     sha256: str = ""
     description: str = ""
@@ -78,7 +94,7 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
             raise ConfigError(
                 f"task {self.name}: metric {self.metric!r}; kind {self.kind} has {', '.join(METRICS[self.kind])}"
             )
-        if not self.file and not self.hub:
+        if not self.file and not self.hub and self.made is None:
             raise ConfigError(f"task {self.name}: no file and no hub; where is its data?")
         if self.shots and not (self.shots_file or self.examples):
             raise ConfigError(f"task {self.name}: {self.shots} shots, but neither shots_file nor examples")
@@ -89,6 +105,23 @@ class Task(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True
     def main_metric(self) -> str:
         """The metric whose figure stands for the task."""
         return self.metric or METRICS[self.kind][0]
+
+
+@lru_cache(maxsize=4096)
+def _template(text: str) -> jinja2.Template:
+    environment = ImmutableSandboxedEnvironment(
+        undefined=jinja2.StrictUndefined, keep_trailing_newline=True, autoescape=False
+    )
+    environment.filters["letter"] = lambda number: "ABCDEFGHIJ"[number]
+    return environment.from_string(text)
+
+
+def fill(task: Task, template: str, row: Row) -> str:
+    """A template of a task over a row; ConfigError naming the task where they do not go together."""
+    try:
+        return _template(template).render(row, this=row)
+    except (jinja2.TemplateError, TypeError, ValueError, IndexError, AttributeError) as error:
+        raise ConfigError(f"task {task.name}, row {row.get('id')}: {template[:60]!r}: {first_line(error)}") from error
 
 
 def read_tasks(text: str, where: str) -> list[Task]:
@@ -146,6 +179,18 @@ def groups() -> dict[str, list[str]]:
     return found
 
 
+def known_tasks(more: Iterable[Path] = ()) -> dict[str, Task]:
+    """Tasks by name, those of the user's own TOML files among them. ConfigError for a file that cannot be read."""
+    known = dict(all_tasks())
+    for path in more:
+        try:
+            text = path.read_text("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: cannot be read as a file of tasks ({error})") from error
+        known |= {task.name: task for task in read_tasks(text, str(path))}
+    return known
+
+
 def choose(names: Iterable[str], more: Iterable[Path] = ()) -> list[Task]:
     """Tasks by name or group, in order, each once; `more` are TOML files of the user's own tasks.
 
@@ -153,13 +198,7 @@ def choose(names: Iterable[str], more: Iterable[Path] = ()) -> list[Task]:
     """
     import difflib
 
-    known, grouped = dict(all_tasks()), groups()
-    for path in more:
-        try:
-            text = path.read_text("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path}: cannot be read as a file of tasks ({error})") from error
-        known |= {task.name: task for task in read_tasks(text, str(path))}
+    known, grouped = known_tasks(more), groups()
     found: dict[str, Task] = {}
     for name in names:
         if name in known:
