@@ -22,7 +22,6 @@ _EXTRAS = (
     # extra, a module of it, what it is for
     ("serve", "uvicorn", "herd serve: the OpenAI API and the chat page"),
     ("torch", "torch", "training, GPUs, calibrated quantizing"),
-    ("safety", "tree_sitter", "code shield over the languages' own grammars"),
     ("data", "resiliparse", "corpora from web pages"),
     ("evals", "pyarrow", "benchmarks from Hugging Face"),
     ("arena", "psycopg", "votes in Postgres"),
