@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
     "train": "Train a model by a recipe, or go on with a run.",
     "guard": "Look for insecure code, in files or in an answer.",
+    "plot": "Draw the curves of training runs.",
     "merge": "Merge a LoRA adapter into its model.",
     "average": "Average checkpoints of one model.",
     "train-tokenizer": "Make a tokenizer for a new model from text.",

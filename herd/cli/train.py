@@ -128,9 +128,10 @@ class _Lines:
                 file=sys.stderr,
             )
         elif event == "validation":
+            bits = f"  {values['bits_per_byte']:.3f} bits a byte" if "bits_per_byte" in values else ""
             print(
                 ("\r\033[K" if terminal else "")
-                + f"step {values['step']}  {values['source']}: loss {values['loss']:.4f}",
+                + f"step {values['step']}  {values['source']}: loss {values['loss']:.4f}{bits}",
                 file=sys.stderr,
             )
         elif event == "step":

@@ -180,6 +180,10 @@ def make_trainer(
         model, Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype_of(recipe.model),
         keeper, also, Packer(opened.validation, 0) if opened.validation else None, stop, layout=layout,
     )  # fmt: skip
+    if isinstance(objective, NextToken):
+        special = set(opened.tokenizer.special_tokens.values())
+        sizes = [0 if i in special else len(opened.tokenizer.token_bytes(i)) for i in range(opened.config.vocab)]
+        trainer.token_bytes = torch.tensor(sizes, dtype=torch.float32)
     found = None if run is None else newest(run)
     if found is not None:
         folder, state = found

@@ -75,7 +75,8 @@ def train(
         )
         done = trainer.train()
         if done:
-            trainer.validate()
+            if not recipe.validate_every or trainer.progress.step % recipe.validate_every:
+                trainer.validate()
             _write_adapter(run.folder, opened, trainer, layout)
             if not layout.first:
                 return run.folder, done

@@ -44,7 +44,9 @@ def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
 
 @dataclass
 class Trainer:
-    """One run. `steps` is its length; `dtype` what products are computed in; `keeper` None keeps nothing."""
+    """One run. `steps` is its length; `dtype` what products are computed in; `keeper` None keeps nothing; `token_bytes`
+    [vocab] are the bytes each token stands for, for bits per byte.
+    """
 
     model: Any
     packer: Packer
@@ -59,6 +61,7 @@ class Trainer:
     validation: Packer | None = None
     stop: Callable[[], bool] = lambda: False
     progress: Progress = field(default_factory=Progress)
+    token_bytes: Tensor | None = None
     layout: Layout = field(default_factory=Layout)
 
     def train(self) -> bool:
@@ -133,18 +136,21 @@ class Trainer:
             return
         self.model.eval()
         for i, source in enumerate(self.validation.sources):
-            total, count, sums = 0.0, 0.0, dict[str, float]()
+            total, count, size, sums = 0.0, 0.0, 0.0, dict[str, float]()
             for rows in in_order(source, i, self.recipe.data.length):
                 batch = collate(self.validation.sources, rows, self.recipe.data.length)
                 if units := self.objective.count(batch):
                     loss, found = self._outcome(batch)
                     total += float(loss)
                     count += units
+                    if self.token_bytes is not None:
+                        size += float((self.token_bytes[batch.targets] * batch.weights).sum())
                     for name, value in found.items():
                         sums[name] = sums.get(name, 0.0) + value
             self.log(
                 event="validation", step=self.progress.step, tokens=self.progress.tokens, source=source.name,
                 loss=total / count, count=count, **{name: value / count for name, value in sums.items()},
+                **({"bits_per_byte": total / math.log(2) / size} if size else {}),
             )  # fmt: skip
 
     def save(self) -> None:

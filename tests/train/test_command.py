@@ -17,6 +17,7 @@ from herd.cli import average, merge, train_tokenizer
 from herd.cli.train import command
 from herd.errors import HerdError
 from herd.text.tokenizer import decode
+from herd.train.recipe import resolve
 from herd.weights.open import open_checkpoint
 from herd.weights.sidecars import read_tokenizer
 
@@ -153,3 +154,10 @@ def test_a_tokenizer_is_made_and_a_new_model_begun_with_it(place, monkeypatch, t
         CliRunner().invoke(
             train_tokenizer.command, ["text.txt", "--vocab", "200", "--out", "x"], catch_exceptions=False
         )
+
+
+@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.toml")), ids=str)
+def test_recipes_that_come_with_herd_are_whole(path):
+    asked = resolve(path, {})
+    for source in (*asked.recipe.data.sources, *asked.recipe.data.validation):
+        assert (asked.folder / source.path).exists()

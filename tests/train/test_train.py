@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from herd.errors import ConfigError, FormatError
 from herd.runs import Run
 from herd.train.checkpoint import trained
+from herd.train.curves import curve, plot
 from herd.train.objectives import DPO
 from herd.train.open import make_trainer, open_recipe
 from herd.train.packing import Packer, collate
@@ -180,6 +181,12 @@ def test_a_run_is_a_model_that_everybody_opens(place, find, tmp_path):
     assert set(moved) == set(before.tensors)
     assert [v["event"] for v in shown].count("step") == 3
     assert Run.open(folder).status == "done"
+    validations = [v for v in shown if v["event"] == "validation"]
+    # a byte is a token here; ends of documents are no bytes
+    assert validations[0]["bits_per_byte"] >= validations[0]["loss"] / np.log(2)
+    assert len(curve(Run.open(folder), "step", "loss")) == 3
+    plot([folder], tmp_path / "curves.html")
+    assert "Bits per byte" in (tmp_path / "curves.html").read_text()
     with pytest.raises(ConfigError, match="done"):
         train(resolve(folder, {}), folder, find, shown.append, lambda: False, [])
     with pytest.raises(ConfigError, match="holds a run already"):
