@@ -1,8 +1,8 @@
 """Look for insecure code in files, folders or an answer on standard input; exit status 1 when something is found.
 With --prompt or --third-party, look for injections in texts instead.
 
-The language of a file is told by its name, that of other text by itself; Markdown is looked at fence by fence. With --data,
-agreement with labelled rows (JSONL with origin_code, language, cwe_identifier) is printed instead.
+The language of a file is told by its name, that of other text by itself; Markdown is looked at fence by fence. With --data, how
+the guards do on labelled rows (JSONL) is printed instead.
 
 \b
 Examples:
@@ -28,7 +28,7 @@ from herd.errors import ConfigError
 from herd.safety.code_shield import Finding, judge_command, scan
 from herd.safety.code_shield.sarif import sarif as as_sarif
 from herd.safety.code_shield.scan import ALIASES
-from herd.safety.measure import code_table, is_code_row, read_rows, show
+from herd.safety.measure import code_table, guard_table, is_code_row, read_rows, show
 
 _MOST = 5 << 20  # bytes of a file that is looked at
 
@@ -138,8 +138,11 @@ def _read(path: Path) -> str:
 def _tables(data: Path) -> None:
     rows = read_rows(data)
     code = [row for row in rows if is_code_row(row)]
-    if not code:
-        raise ConfigError(f"{data}: no row has origin_code, language and cwe_identifier")
-    print(show(code_table(code)))
-    print()
-    print(show(code_table(code, by="cwe_identifier")))
+    others = guard_table([row for row in rows if not is_code_row(row)])
+    if not code and len(others) == 1:
+        raise ConfigError(
+            f"{data}: no labelled rows; expected origin_code with language and cwe_identifier, user_input, prompt, or text "
+            "with labels or hazard"
+        )
+    tables = [code_table(code), code_table(code, by="cwe_identifier")] if code else []
+    print("\n\n".join(show(table) for table in [*tables, others] if len(table) > 1))

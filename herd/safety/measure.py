@@ -77,6 +77,38 @@ def code_table(rows: Sequence[Row], scanner: Scanner = herd_scanner, by: str = "
     return table
 
 
+def guard_table(rows: Sequence[Row]) -> list[list[str]]:
+    """Prompts and texts: how many of each kind of row are flagged at the guards' own thresholds.
+
+    Attacks have `user_input`, harmless prompts `prompt` or `mutated_prompt`, moderation rows `text` with `labels` or `hazard`.
+    """
+    from herd.safety import hazards, prompt_guard
+
+    prompts: dict[str, list[str]] = {}
+    texts: dict[str, list[str]] = {}
+    for row in rows:
+        if "user_input" in row:
+            prompts.setdefault(f"attacks: {row.get('injection_variant', 'all')}", []).append(str(row["user_input"]))
+        elif "mutated_prompt" in row or "prompt" in row:
+            prompts.setdefault("harmless prompts", []).append(str(row.get("mutated_prompt", row.get("prompt"))))
+        elif "text" in row and isinstance(row.get("labels"), dict):
+            texts.setdefault("labelled unsafe" if any(row["labels"].values()) else "labelled safe", []).append(
+                str(row["text"])
+            )
+        elif "text" in row and "hazard" in row:
+            texts.setdefault(f"hazard {row['hazard']}", []).append(str(row["text"]))
+    table = [["rows", "count", "flagged", "by"]]
+    limit = prompt_guard.THRESHOLDS["user"]
+    for name, group in sorted(prompts.items()):
+        share = statistics.mean(1 - s.benign >= limit for s in prompt_guard.score(group))
+        table.append([name, str(len(group)), f"{share:.1%}", "prompt guard"])
+    dial = hazards.STRICTNESS["medium"]
+    for name, group in sorted(texts.items()):
+        share = statistics.mean(s["unsafe"] >= dial for s in hazards.score(group))
+        table.append([name, str(len(group)), f"{share:.1%}", "hazards"])
+    return table
+
+
 def is_code_row(row: Row) -> bool:
     """Whether a row is labelled code."""
     return {"origin_code", "language", "cwe_identifier"} <= row.keys()
