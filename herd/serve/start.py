@@ -21,6 +21,8 @@ from herd.tools import ToolBox
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
 
+_SWITCH = 0.001  # seconds that other Python code may make the engine's thread wait, many times a token; Python's own is 0.005
+
 
 def start(
     settings: ServeSettings,
@@ -36,6 +38,7 @@ def start(
     With several replicas `command` starts each of them anew; a replica has `inherited` from its parent where to listen.
     """
     settings.check()
+    sys.setswitchinterval(_SWITCH)
     keys = None if settings.keys is None else KeyFile(Path(settings.keys))
     if keys is not None and not keys.keys():
         raise ConfigError(f"{settings.keys} has no keys; make one with: herd keys add NAME --keys {settings.keys}")

@@ -1,0 +1,223 @@
+"""One user's hostile requests beside another's: the other goes on, and /health answers."""
+
+import copy
+import itertools
+import json
+import sys
+import threading
+import time
+
+import httpx
+import pytest
+
+from tests.serve.server import Server, serving
+from tests.serve.test_clients import TRAFFIC
+
+MCP = """
+from typing import Annotated
+from mcp.server.mcpserver import MCPServer
+from pydantic import Field
+server = MCPServer("odd")
+
+@server.tool()
+async def hang() -> str:
+    "Takes its time."
+    import asyncio
+    await asyncio.sleep(100)
+    return "done"
+
+@server.tool()
+def odd(a: Annotated[str, Field(json_schema_extra={"pattern": "^(?=x)y"})]) -> str:
+    "Has a schema that nothing can be held to."
+    return a
+
+server.run("stdio")
+"""
+ALTERNATIVES = " | ".join(f'"w{i}"' for i in range(4500))
+HOSTILE = {
+    "grammar": {"grammar": f"start: {ALTERNATIVES}", "max_tokens": 2},
+    "large grammar": {"grammar": "start: " + " | ".join(f'"w{i}"' for i in range(100_000))},
+    "stops": {"stop": ["x" * 8] * 200_000},
+    "long stops": {"stop": ["a" * 255 + str(i) for i in range(32)], "max_tokens": 64},
+    "schema": {"response_format": {"type": "json_schema", "json_schema": {"schema": {"enum": [f"w{i}" for i in range(20_000)]}}}, "max_tokens": 4},
+    "messages": {"messages": [{"role": "user", "content": "Hi"}] * 20_000, "max_tokens": 1},
+    "hanging tool": {"tool_choice": {"type": "function", "function": {"name": "hang"}}, "max_tokens": 400, "timeout": 4},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shared")
+    (folder / "odd.py").write_text(MCP)
+    (folder / "mcp.json").write_text(
+        json.dumps({"mcpServers": {"odd": {"command": sys.executable, "args": [str(folder / "odd.py")]}}})
+    )
+    with serving(folder, "--mcp", str(folder / "mcp.json")) as server:
+        yield server
+
+
+def gaps(server: Server) -> list[float]:
+    """Seconds between the tokens of a reply."""
+    body = {
+        "messages": [{"role": "user", "content": "Hi"}],
+        "max_tokens": 60,
+        "ignore_eos": True,
+        "tool_choice": "none",
+        "stream": True,
+    }
+    times = []
+    with httpx.stream("POST", server.url + "/v1/chat/completions", json=body, timeout=120) as answer:
+        for line in answer.iter_lines():
+            if line.startswith("data: {"):
+                times.append(time.monotonic())
+    return [b - a for a, b in itertools.pairwise(times[2:])]
+
+
+def mean(values: list[float]) -> float:
+    return sum(values) / len(values)
+
+
+@pytest.mark.parametrize("kind", HOSTILE)
+def test_a_hostile_request_does_not_hold_up_others(shared, kind):
+    alone = min(mean(gaps(shared)) for _ in range(2))
+    stop, slowest = threading.Event(), []
+
+    def attack():
+        while not stop.is_set():
+            shared.chat(**HOSTILE[kind])
+
+    def watch():
+        while not stop.is_set():
+            begun = time.monotonic()
+            assert httpx.get(shared.url + "/health", timeout=30).status_code == 200
+            slowest.append(time.monotonic() - begun)
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=attack, daemon=True) for _ in range(4)] + [threading.Thread(target=watch)]
+    for thread in threads:
+        thread.start()
+    try:
+        time.sleep(0.5)
+        beside = mean(gaps(shared))
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(60)
+    print(
+        f"{kind}: {alone * 1000:.0f} ms alone, {beside * 1000:.0f} ms beside; /health at most {max(slowest) * 1000:.0f} ms"
+    )
+    assert beside < 5 * 3 * alone  # the bar is 3; the machine may be busy with other tests
+    assert max(slowest) < 5 * 0.5
+
+
+def test_a_tool_that_cannot_be_offered_is_left_out_and_said(shared):
+    assert "the tool 'odd' cannot be offered" in shared.stderr()
+    health = httpx.get(shared.url + "/health").json()
+    assert (health["status"], set(health["tools_left_out"])) == ("ok", {"odd"})
+    assert [tool["name"] for tool in httpx.get(shared.url + "/v1/models").json()["data"][0]["tools"]] == ["hang"]
+    assert shared.chat().status_code == 200
+
+
+def test_a_hanging_call_ends_with_its_request(shared):
+    begun = time.monotonic()
+    answer = shared.chat(**{**HOSTILE["hanging tool"], "timeout": 2})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (504, "timeout")
+    assert time.monotonic() - begun < 10
+
+
+def test_each_reply_counts_for_queue_rate_and_concurrency(tmp_path):
+    with serving(tmp_path, "--max-waiting", "40", "--concurrency", "100", "--requests-per-minute", "300") as server:
+        prompts = {"prompt": ["Hi"] * 64, "n": 2, "max_tokens": 1}
+        assert server.post("/v1/completions", prompts).json()["error"]["code"] == "concurrency_exceeded"
+        full = server.post("/v1/completions", {**prompts, "n": 1, "prompt": ["Hi"] * 60})
+        assert (full.status_code, "at most 40" in full.json()["error"]["message"]) == (400, True), full.text
+        codes = [server.post("/v1/completions", {"prompt": "Hi", "n": 90, "max_tokens": 0}) for _ in range(4)]
+        assert "rate_limit_exceeded" in {c.json().get("error", {}).get("code") for c in codes}
+
+
+def test_a_revoked_keys_reply_ends(tmp_path):
+    from herd.serve.keys import KeyFile
+
+    keys = KeyFile(tmp_path / "keys.json")
+    secret = keys.add("alice")
+    with serving(tmp_path, "--keys", str(tmp_path / "keys.json")) as server:
+        head = {"Authorization": f"Bearer {secret}"}
+        for stream in (True, False):
+            keys.revoke("alice") if stream is False else None
+            body = {
+                "messages": [{"role": "user", "content": "Hi"}],
+                "max_tokens": 4000,
+                "ignore_eos": True,
+                "stream": True,
+            }
+            if stream:
+                with httpx.stream(
+                    "POST", server.url + "/v1/chat/completions", json=body, headers=head, timeout=60
+                ) as answer:
+                    lines = answer.iter_lines()
+                    next(lines)
+                    keys.revoke("alice")
+                    rest = "".join(lines)
+                assert "the key was revoked" in rest
+                secret = keys.add("alice")
+                head = {"Authorization": f"Bearer {secret}"}
+        assert httpx.post(server.url + "/v1/chat/completions", json=body, headers=head).status_code == 401
+
+
+def test_settings_of_a_file_are_those_of_flags(tmp_path):
+    (tmp_path / "serve.toml").write_text('name = "llama"\nmax_prompt = 40\nlog_prompts = true\npreset = false\n')
+    with serving(tmp_path, "--config", str(tmp_path / "serve.toml"), "--max-prompt", "50") as server:
+        assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "llama"
+        answer = server.chat("word " * 45)
+        assert "this server takes 50" in answer.json()["error"]["message"]
+        assert "body" in server.records()[-1]
+        bare = server.post("/tokenize", {"messages": [{"role": "user", "content": "Hi"}]}).json()["count"]
+        assert server.chat("Hi").json()["usage"]["prompt_tokens"] == bare  # no preset
+    (tmp_path / "serve.toml").write_text("max_prompt = '40'\n")
+    refused = Server(tmp_path, "--config", str(tmp_path / "serve.toml"), wait=False)
+    assert refused.process.wait(60) == 2
+    assert "max_prompt" in refused.stderr()
+
+
+def mutated(count: int, seed: int):
+    """Recorded bodies with values that are changed, moved, doubled or taken away."""
+    import random
+
+    chance = random.Random(seed)
+    odd = [None, True, -1, 0, 1e308, 2**70, "", "x" * 300, [], {}, [[]], {"a": []}, "\ud800", [1, "a"], "<|im_end|>"]
+
+    def places(value, found):
+        for key in value if isinstance(value, dict) else range(len(value)) if isinstance(value, list) else ():
+            found.append((value, key))
+            places(value[key], found)
+        return found
+
+    for _ in range(count):
+        one = json.loads(json.dumps(chance.choice(TRAFFIC)))
+        for _ in range(chance.randint(1, 3)):
+            holder, key = chance.choice(places(one["body"], []))
+            if chance.random() < 0.6:
+                holder[key] = copy.deepcopy(chance.choice(odd))
+            elif isinstance(holder, dict):
+                del holder[key]
+            else:
+                holder.append(copy.deepcopy(holder[key]))
+            if not one["body"]:
+                break
+        one["body"]["timeout" if one["path"].startswith("/v1/c") else "stream"] = (
+            20 if one["path"].startswith("/v1/c") else False
+        )
+        yield one["path"], json.dumps(one["body"])
+
+
+@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_mutated_traffic_never_makes_a_500(server, count):
+    found: dict[int, int] = {}
+    with httpx.Client(timeout=60) as client:
+        for path, body in mutated(count, 7):
+            answer = client.post(server.url + path, content=body.encode("utf-8", "surrogatepass"))
+            assert answer.status_code in (200, 400, 404, 504), (path, body, answer.text)
+            found[answer.status_code] = found.get(answer.status_code, 0) + 1
+    assert found[200] > count / 10
+    assert found[400] > count / 10
+    assert "Traceback" not in server.stderr()
