@@ -77,7 +77,9 @@ def mean(values: list[float]) -> float:
     return sum(values) / len(values)
 
 
-@pytest.mark.parametrize("kind", HOSTILE)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(k, marks=() if k == "hanging tool" else pytest.mark.slow) for k in HOSTILE]
+)
 def test_a_hostile_request_does_not_hold_up_others(shared, kind):
     alone = min(mean(gaps(shared)) for _ in range(2))
     stop, slowest = threading.Event(), []
@@ -210,7 +212,7 @@ def mutated(count: int, seed: int):
         yield one["path"], json.dumps(one["body"])
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(10_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [100, pytest.param(10_000, marks=pytest.mark.slow)])
 def test_mutated_traffic_never_makes_a_500(server, count):
     found: dict[int, int] = {}
     with httpx.Client(timeout=60) as client:
