@@ -21,7 +21,7 @@ from herd.tools import ToolBox
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
 
-_SWITCH = 0.001  # seconds that other Python code may make the engine's thread wait, many times a token; Python's own is 0.005
+_SWITCH = 0.001  # seconds that other Python code may keep the engine's thread waiting; Python's own is 0.005
 
 
 def start(
