@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 
+from herd.family import ModelConfig
 from herd.model.llama import Transformer
 from herd.train.loss import CHUNK_BYTES
 from herd.train.open import Opened
@@ -23,7 +24,7 @@ def needs(opened: Opened) -> dict[str, Any]:
             if name.rpartition(".")[2] in recipe.lora.targets and isinstance(module, torch.nn.Linear)
         )
     length, rows = recipe.at(0)
-    activations = activation_bytes(opened, recipe.batch.rows * length)
+    activations = activation_bytes(config, recipe.batch.rows * length, recipe.recompute)
     parts = {
         "weights": 4 * (weights + (learning if recipe.lora else 0)),
         "gradients": 4 * learning,
@@ -41,12 +42,10 @@ def needs(opened: Opened) -> dict[str, Any]:
     }
 
 
-def activation_bytes(opened: Opened, tokens: int) -> int:
-    """Bytes that the backward pass of `tokens` tokens finds again, in float32, from what each operation of a layer saves."""
-    c = opened.config
-    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    # two norms: their input (wide) and what they make; rotary: even and odd halves; attention; SwiGLU's five
-    layer = 4 * c.dim + 2 * c.dim + (3 * q + 2 * kv) + (q + 2 * kv) + 4 * c.ffn_dim
-    if opened.recipe.recompute:
-        return 4 * tokens * (c.layers * c.dim + layer + 2 * c.dim)
-    return 4 * tokens * (c.layers * layer + 2 * c.dim)
+def activation_bytes(config: ModelConfig, tokens: int, recompute: bool = False) -> int:
+    """Bytes that the forward pass of `tokens` packed tokens keeps for the backward pass, in float32."""
+    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
+    # norms keep input and output, attention its three inputs, its output twice (documents put together) and a sum a head, SwiGLU four
+    layer = 6 * config.dim + 4 * config.ffn_dim + 3 * q + 2 * kv + config.heads + 2
+    kept = config.layers * config.dim + layer if recompute else config.layers * layer
+    return 4 * tokens * (kept + 2 * config.dim + config.head_dim + 3)
