@@ -153,3 +153,29 @@ def bootstrap(
     found = np.array([statistic(numbers) for numbers in drawn])
     low, high = np.quantile(found, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(statistic(np.arange(items))), float(low), float(high), level)
+
+
+def krippendorff_alpha(ratings: ArrayLike, metric: str = "ordinal") -> float:
+    """Agreement of raters beyond chance: 1 is perfect, 0 is chance. `ratings` are [raters, items], nan where there is none; `metric`
+    is nominal, ordinal or interval. nan where all ratings are alike or no item has two (Krippendorff, 2011).
+    """
+    table = np.asarray(ratings, np.float64)
+    if table.ndim != 2 or metric not in ("nominal", "ordinal", "interval"):
+        raise ConfigError(
+            f"ratings {list(table.shape)} by {metric}: expected raters by items; nominal, ordinal, interval"
+        )
+    values = np.unique(table[~np.isnan(table)])
+    counts = (table[..., None] == values).sum(0).astype(np.float64)  # [items, values]
+    each = counts.sum(1)
+    counts, each = counts[each > 1], each[each > 1]
+    if not len(counts):
+        return math.nan
+    met = np.einsum("uc,uk,u->ck", counts, counts, 1 / (each - 1)) - np.diag((counts / (each - 1)[:, None]).sum(0))
+    own = met.sum(1)
+    if metric == "ordinal":
+        place = np.cumsum(own) - own / 2  # the sum of what lies between two values, both counted half
+    else:
+        place = values
+    apart = (place[:, None] != place[None, :]) if metric == "nominal" else (place[:, None] - place[None, :]) ** 2
+    expected = float((np.outer(own, own) * apart).sum() / (own.sum() - 1))
+    return math.nan if expected == 0 else float(1 - (met * apart).sum() / expected)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from herd.errors import ConfigError
-from herd.statistics import bootstrap, mcnemar, mean, paired, proportion, standard_error
+from herd.statistics import bootstrap, krippendorff_alpha, mcnemar, mean, paired, proportion, standard_error
 
 
 def test_the_papers_interval_and_wilsons():
@@ -84,3 +84,20 @@ def test_bootstrap_agrees_with_the_normal_interval_and_repeats():
 def test_nonsense_is_refused(wrong):
     with pytest.raises(ConfigError):
         wrong()
+
+
+def test_krippendorffs_alpha_is_the_published_one():
+    """The example of Krippendorff, Computing Krippendorff's Alpha-Reliability (2011), sections C and D."""
+    none = float("nan")
+    ratings = [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, none, none, none],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, none, 3],
+        [none, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, none],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, none],
+    ]
+    for metric, value in (("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)):
+        assert abs(krippendorff_alpha(ratings, metric) - value) < 0.0005
+    assert np.isnan(krippendorff_alpha([[1, 1], [1, 1]]))
+    assert np.isnan(krippendorff_alpha([[1, none], [none, 2]]))
+    with pytest.raises(ConfigError, match="nominal"):
+        krippendorff_alpha(ratings, "ratio")

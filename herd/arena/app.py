@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from herd.arena.kinds import KINDS
 from herd.arena.rounds import Arena, Round, RoundError
 
-_PAGE = Path(__file__).parent / "page"
+PAGE = Path(__file__).parent / "page"
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -65,19 +65,24 @@ class Voters:
             )  # fmt: skip
 
 
-class _Json(Response):
+class Json(Response):
+    """A body of JSON."""
+
     media_type = "application/json"
 
     def render(self, content: Any) -> bytes:
+        """To bytes."""
         return msgspec.json.encode(content)
 
 
-def _error(status: int, code: str, message: str) -> Response:
+def error_answer(status: int, code: str, message: str) -> Response:
+    """An error in one line."""
     headers = {"Retry-After": "10"} if status in (429, 503) else None
-    return _Json({"error": {"message": message, "code": code}}, status, headers)
+    return Json({"error": {"message": message, "code": code}}, status, headers)
 
 
-async def _body(request: Request, kind: type[Any]) -> Any:
+async def read_body(request: Request, kind: type[Any]) -> Any:
+    """The body, checked; RoundError for one that is none."""
     data = b""
     async for chunk in request.stream():
         data += chunk
@@ -109,7 +114,7 @@ class SameSite:
         else:
             await self._app(scope, receive, _guarded(send))
             return
-        await _error(403, "site", refused)(scope, receive, send)
+        await error_answer(403, "site", refused)(scope, receive, send)
 
 
 def _netloc(url: str) -> tuple[str, str]:
@@ -140,17 +145,17 @@ class Api:
 
     async def index(self, request: Request) -> Response:
         """The page, and a cookie."""
-        response = FileResponse(_PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+        response = FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
         self._voters.welcome(request, response)
         return response
 
     async def about(self, _: Request) -> Response:
         """What the page must know before it asks: nothing of who answers."""
-        return _Json({"stored": self._arena.prompts is not None, "longest": self._arena.settings.longest})
+        return Json({"stored": self._arena.prompts is not None, "longest": self._arena.settings.longest})
 
     async def health(self, _: Request) -> Response:
         """Whether it runs."""
-        return _Json({"status": "ok"})
+        return Json({"status": "ok"})
 
     def _voter(self, request: Request) -> str:
         voter = self._voters.of(request)
@@ -160,7 +165,7 @@ class Api:
 
     async def ask(self, request: Request) -> Response:
         """A question; its two answers as server-sent events."""
-        voter, body = self._voter(request), await _body(request, _Ask)
+        voter, body = self._voter(request), await read_body(request, _Ask)
         address = request.client.host if request.client else ""
         round_ = self._arena.begin(voter, address, body.question)
         return StreamingResponse(
@@ -176,19 +181,19 @@ class Api:
 
     async def vote(self, request: Request) -> Response:
         """A vote; the names of the two."""
-        body = await _body(request, _Vote)
-        return _Json(await self._arena.vote(self._voter(request), body.round, body.winner))
+        body = await read_body(request, _Vote)
+        return Json(await self._arena.vote(self._voter(request), body.round, body.winner))
 
     async def ranking(self, request: Request) -> Response:
         """The ranking, of one `language` or `kind` or all."""
         language, kind = request.query_params.get("language"), request.query_params.get("kind")
         if language not in (None, *_LANGUAGES) or kind not in (None, "", *KINDS):
             raise RoundError(400, "category", "no such language or kind")
-        return _Json(await self._arena.ranking(language, kind))
+        return Json(await self._arena.ranking(language, kind))
 
     async def log(self, _: Request) -> Response:
         """The public log: every model, version, withdrawal and exclusion."""
-        return _Json(await self._arena.ledger())
+        return Json(await self._arena.ledger())
 
 
 def _event(data: dict[str, Any]) -> bytes:
@@ -209,11 +214,11 @@ def create_app(arena: Arena, shared: Path, *, loopback: bool = True) -> ASGIApp:
 
     async def known(_: Request, error: Exception) -> Response:
         assert isinstance(error, RoundError)
-        return _error(error.status, error.code, str(error))
+        return error_answer(error.status, error.code, str(error))
 
     async def wrong(request: Request, error: Exception) -> Response:
         assert isinstance(error, HTTPException)
-        return _error(error.status_code, "http", f"{request.method} {request.url.path}: {error.detail}")
+        return error_answer(error.status_code, "http", f"{request.method} {request.url.path}: {error.detail}")
 
     async def gone(_: Request, _error: Exception) -> Response:
         return Response(status_code=499)
@@ -221,7 +226,7 @@ def create_app(arena: Arena, shared: Path, *, loopback: bool = True) -> ASGIApp:
     routes = [
         route("/", api.index), route("/health", api.health), route("/api/about", api.about), route("/api/ask", api.ask, "POST"),
         route("/api/vote", api.vote, "POST"), route("/api/ranking", api.ranking), route("/api/log", api.log),
-        Mount("/page", StaticFiles(directory=shared)), Mount("/arena", StaticFiles(directory=_PAGE)),
+        Mount("/page", StaticFiles(directory=shared)), Mount("/arena", StaticFiles(directory=PAGE)),
     ]  # fmt: skip
     app = Starlette(
         routes=routes, lifespan=lifespan, exception_handlers={RoundError: known, HTTPException: wrong, ClientDisconnect: gone}

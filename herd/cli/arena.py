@@ -22,6 +22,8 @@ def command() -> None:
     \b
     Examples:
       herd arena serve a.gguf b.gguf http://localhost:8080/v1
+      herd arena judge a.gguf b.gguf --judge judge.gguf --prompts prompts.jsonl
+      herd arena study plan.toml
       herd arena import votes.csv --votes arena.db
       herd arena rank --votes arena.db --style --flips
     """
@@ -164,6 +166,48 @@ def judge(
     )  # fmt: skip
     if found.failed:
         raise ConfigError(f"{len(found.failed)} pairs failed, run again for those; the first: {found.failed[0]}")
+
+
+@command.command(no_args_is_help=True)
+@click.argument("plan", type=PATH)
+@click.option("--out", type=PATH, help="The study's folder. Default: the plan's name without .toml.")
+@click.option("--report", type=PATH, help="Write an HTML report of the ratings so far here, and stop.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 is every one.")
+@click.option("--port", default=8091, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--key", envvar="HERD_ARENA_KEY", help="API key for the URLs.")
+def study(plan: Path, out: Path | None, report: Path | None, host: str, port: int, key: str | None) -> None:
+    """People rate replies in pairs on a scale of seven, as PLAN.toml says. The first time replies are made; then each rater has a link."""
+    import asyncio
+
+    from herd.arena.contestants import open_contestants
+    from herd.arena.study import load, prepare, write_report
+
+    folder = out or plan.with_suffix("")
+    if report is not None:
+        write_report(load(plan, folder), report)
+        return
+    try:
+        from herd.arena.study_app import create_study_app
+        from herd.serve.app import PAGE
+        from herd.serve.server import bind, is_loopback
+        from herd.serve.server import serve as listen
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"herd arena study needs {error.name}; install it with: pip install 'llama-herd[arena]'"
+        ) from error
+    with show_progress() as progress:
+        opened = asyncio.run(
+            prepare(
+                plan, folder, lambda p: open_contestants(list(p.models), open_model, max_tokens=p.max_tokens, key=key), progress
+            )
+        )  # fmt: skip
+    sock = bind(host, port)
+    sock.listen(1024)
+    address = sock.getsockname()
+    for name in opened.plan.raters:
+        warn(f"{name}: http://{address[0]}:{address[1]}/?rater={opened.token(name)}")
+    listen(create_study_app(opened, PAGE, loopback=is_loopback(host)), sock, grace=5)()
+    opened.close()
 
 
 @command.command("import")
