@@ -35,6 +35,7 @@ def _option(name: str, text: str, kind: Any = str, **more: Any) -> Any:
 _OPTIONS = (
     _option("--host", "Address to listen on; 0.0.0.0 is every one."),
     _option("--port", "Port; 0 takes a free one.", int),
+    _option("--root-path", "Path before every other, behind a proxy that serves more: /llm."),
     _option("--name", "The model's name in the API. Default: as given."),
     _option("--keys", "Ask for API keys of this file; see herd keys."),
     click.option("--no-preset", "preset", flag_value=False, default=None, help="No system message and sampling of the model's own for requests that have none."),

@@ -49,6 +49,7 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
     cors: tuple[str, ...] = ()  # origins of pages, other than the server's own, that may ask
     loopback: bool = True  # whether only this machine can reach the server
     log_prompts: bool = False
+    root_path: str = ""  # before every path, as /llm
 
 
 class AccessLog:
@@ -155,6 +156,9 @@ class Gate:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        prefix = self._settings.root_path
+        if prefix and scope["path"].startswith(f"{prefix}/"):  # a proxy may pass the prefix on or take it away
+            scope = {**scope, "path": scope["path"][len(prefix) :]}
         started = time.monotonic()
         record: dict[str, Any] = {
             "time": time.time(), "id": f"req_{secrets.token_hex(12)}", "method": scope["method"], "path": scope["path"],

@@ -88,8 +88,8 @@ def docs_page() -> str:
     errors = "".join(f"<tr><td>{status}</td><td>{html.escape(text)}</td></tr>" for status, text in _ERRORS.items())
     return (
         '<!doctype html><html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        '<title>herd: API</title><link rel="stylesheet" href="/page/docs.css"><main><h1>herd</h1>'
-        '<p>An OpenAI-compatible API. The same as <a href="/openapi.json">OpenAPI 3.1</a>; <a href="/">chat</a>.</p>'
+        '<title>herd: API</title><link rel="stylesheet" href="page/docs.css"><main><h1>herd</h1>'
+        '<p>An OpenAI-compatible API. The same as <a href="openapi.json">OpenAPI 3.1</a>; <a href="./">chat</a>.</p>'
         f"{''.join(rows)}<section><h2>Errors</h2><table>{errors}</table></section></main></html>"
     )
 

@@ -16,6 +16,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
 
     models: tuple[str, ...] = (DEFAULT_MODEL,)
     host: str = "127.0.0.1"
+    root_path: str = ""
     port: int = 8000
     name: str | None = None
     keys: str | None = None
@@ -55,5 +56,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ConfigError(f"--timeout is {self.timeout}; expected seconds above 0")
         if (self.ssl_cert is None) != (self.ssl_key is None):
             raise ConfigError("--ssl-cert and --ssl-key go together")
+        if self.root_path and (not self.root_path.startswith("/") or self.root_path.endswith("/")):
+            raise ConfigError(f"--root-path is {self.root_path!r}; expected a path like /llm")
         if not self.models:
             raise ConfigError("models is empty; expected the name or path of at least one model")

@@ -64,6 +64,7 @@ def start(
     gate = GateSettings(
         max_body=settings.max_body, requests_per_minute=settings.requests_per_minute, concurrency=settings.concurrency,
         cors=settings.cors, loopback=loopback, log_prompts=settings.log_prompts,
+        root_path=settings.root_path,
     )  # fmt: skip
     app = create_app(
         lambda metrics: _load(settings, checkpoint, box, metrics), gate, keys=keys,

@@ -167,9 +167,14 @@ def test_a_revoked_keys_reply_ends(tmp_path):
 
 
 def test_settings_of_a_file_are_those_of_flags(tmp_path):
-    (tmp_path / "serve.toml").write_text('name = "llama"\nmax_prompt = 40\nlog_prompts = true\npreset = false\n')
+    (tmp_path / "serve.toml").write_text(
+        'name = "llama"\nmax_prompt = 40\nlog_prompts = true\npreset = false\nroot_path = "/llm"\n'
+    )
     with serving(tmp_path, "--config", str(tmp_path / "serve.toml"), "--max-prompt", "50") as server:
         assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "llama"
+        for path in ("/llm/v1/models", "/llm/", "/llm/page/app.js", "/llm/docs", "/llm/page/docs.css"):
+            assert httpx.get(server.url + path).status_code == 200, path
+        assert 'src="page/app.js"' in httpx.get(server.url + "/llm/").text
         answer = server.chat("word " * 45)
         assert "this server takes 50" in answer.json()["error"]["message"]
         bare = server.post("/tokenize", {"messages": [{"role": "user", "content": "Hi"}]}).json()["count"]

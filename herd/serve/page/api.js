@@ -13,7 +13,7 @@ async function fail(response) {
 const headers = (key) => ({ "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) });
 
 export async function model(key) {
-  const response = await fetch("/v1/models", { headers: headers(key) });
+  const response = await fetch("v1/models", { headers: headers(key) });
   if (!response.ok) await fail(response);
   return (await response.json()).data[0];
 }
@@ -22,7 +22,7 @@ export async function model(key) {
 export async function chat(body, key, signal, take) {
   const options = { stream: true, stream_options: { include_usage: true } };
   try {
-    const response = await fetch("/v1/chat/completions", { method: "POST", headers: headers(key), body: JSON.stringify({ ...body, ...options }), signal });
+    const response = await fetch("v1/chat/completions", { method: "POST", headers: headers(key), body: JSON.stringify({ ...body, ...options }), signal });
     if (!response.ok) await fail(response);
     const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
     let held = "";

@@ -1,8 +1,8 @@
 // The chat page: what is on the screen, and what clicks and keys do.
 
-import { chat, model } from "/page/api.js";
-import { render } from "/page/markdown.js";
-import { Store, add, before, path, siblings } from "/page/store.js";
+import { chat, model } from "./api.js";
+import { render } from "./markdown.js";
+import { Store, add, before, path, siblings } from "./store.js";
 
 const $ = (id) => document.getElementById(id);
 const store = new Store();

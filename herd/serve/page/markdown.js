@@ -1,7 +1,7 @@
 // Markdown that a model wrote -> safe elements. marked makes HTML, DOMPurify takes out whatever could run or load.
 
-import { marked } from "/page/vendor/marked.js";
-import DOMPurify from "/page/vendor/purify.js";
+import { marked } from "./vendor/marked.js";
+import DOMPurify from "./vendor/purify.js";
 
 const ALLOWED = {
   ALLOWED_TAGS: ["a", "b", "blockquote", "br", "code", "del", "em", "h1", "h2", "h3", "h4", "h5", "h6", "hr", "i", "li", "ol", "p", "pre", "s", "strong", "sub", "sup", "table", "tbody", "td", "th", "thead", "tr", "ul"],
