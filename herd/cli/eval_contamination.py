@@ -50,10 +50,11 @@ def contamination(
     index = search.Index(texts)
     parts = files_of(corpus)
     with show_progress() as progress:
-        for number, path in enumerate(parts):
-            progress(path.name, number, len(parts))
-            for _ in index.scan(documents_of(path)):
-                pass
+        done, total = 0, sum(path.stat().st_size for path in parts)
+        for path in parts:
+            for size in index.scan(documents_of(path)):
+                done += size
+                progress(path.name, min(done, total), total)  # packed files hold more than they weigh
     matches = index.matches()
     chosen = {
         task: search.best([search.split(found, scores[task], t) for t in search.THRESHOLDS])

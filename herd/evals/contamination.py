@@ -105,15 +105,17 @@ class Index:
     def __post_init__(self) -> None:
         if not self.texts:
             raise ConfigError("no questions to look for")
-        words, pieces, owners, places = 0, [], [], []
+        words, pieces, owners, places, hashes = 0, [], [], [], []
         for number, (_, _, text) in enumerate(self.texts):
             own, _starts = tokens(text.lower().encode("utf-8", "replace"))
             self._spans.append((words, words + len(own)))
+            hashes.append(own)
             made = grams(own)
             pieces.append(made)
             owners.append(np.full(len(made), number))
             places.append(np.arange(len(made)) + words)
             words += len(own)
+        self._words, self._bounds = np.concatenate(hashes), np.array(self._spans)
         every, owner, place = np.concatenate(pieces), np.concatenate(owners), np.concatenate(places)
         kept = ~self._templates(every, owner)
         self._countable = self._covered(words, place[kept])
@@ -180,10 +182,14 @@ class Index:
         kept = (self._unique[number] == made[at]) & inside
         at, number = at[kept], number[kept]
         self._seen[number] = True
-        self._runs(at, number)
+        starts = np.searchsorted(begin, np.append(0, ends))
+        inner = np.searchsorted(starts, at, "right")
+        self._runs(words, at, number, starts[inner - 1], starts[np.minimum(inner, len(starts) - 1)])
 
-    def _runs(self, at: Numbers, number: Numbers) -> None:
-        """The longest run of each question: n-grams that follow each other in both, on one diagonal of place in corpus - place in question."""
+    def _runs(self, words: Hashes, at: Numbers, number: Numbers, low: Numbers, high: Numbers) -> None:
+        """The longest run of each question: n-grams that follow each other in both, on one diagonal of place in corpus - place in question,
+        and what is the same before and after, such as a prompt's wording. `low` and `high` are the first tokens of each one's document and of the next.
+        """
         count = self._count[number]
         total = int(count.sum())
         if not total:
@@ -192,10 +198,25 @@ class Index:
         where, owner, place = np.repeat(at, count), self._owner[entry], self._place[entry]
         order = np.lexsort((where, where - place, owner))
         where, owner, place = where[order], owner[order], place[order]
+        low, high = np.repeat(low, count)[order], np.repeat(high, count)[order]
         follows = (owner[1:] == owner[:-1]) & (where[1:] == where[:-1] + 1) & (place[1:] == place[:-1] + 1)
         first = np.flatnonzero(np.append(True, ~follows))
         length = np.diff(np.append(first, total)) + GRAM - 1
-        np.maximum.at(self._longest, owner[first], length)
+        left, own = where[first], place[first]
+        before = self._same(words, left - 1, own - 1, -1, low[first], self._bounds[owner[first], 0])
+        after = self._same(words, left + length, own + length, 1, high[first], self._bounds[owner[first], 1])
+        np.maximum.at(self._longest, owner[first], length + before + after)
+
+    def _same(self, words: Hashes, at: Numbers, own: Numbers, step: int, end: Numbers, own_end: Numbers) -> Numbers:
+        """How many tokens on from `at` in the corpus and `own` in the questions are the same, up to the ends of document and question."""
+        room = np.minimum(end - at, own_end - own) if step > 0 else np.minimum(at - end, own - own_end) + 1
+        count = np.zeros(len(at), np.int64)
+        live = np.flatnonzero(room > 0)
+        while len(live):
+            equal = words[at[live] + step * count[live]] == self._words[own[live] + step * count[live]]
+            count[live[equal]] += 1
+            live = live[equal & (count[live] < room[live])]
+        return count
 
     def matches(self) -> dict[str, list[Match]]:
         """What was found so far, by task."""

@@ -83,11 +83,9 @@ def evaluate(
             if reason:
                 figures[task.name] = Figure(task=task.name, metric=task.main_metric, absent=reason)
                 continue
-            results = {
-                key: result
-                for key, result in done.get(task.name, {}).items()
-                if key.removesuffix(judge.SECOND) in {one.id for one in items}
-            }
+            wanted = {one.id for one in items}
+            earlier = done.get(task.name, {}).items()
+            results = {key: result for key, result in earlier if key.removesuffix(judge.SECOND) in wanted}
             started = time.monotonic()
             progress(task.name, len(results), len(items))
             turns = [items]

@@ -186,6 +186,13 @@ class EngineTarget:
             raise ConfigError(
                 f"{task.name} generates {task.max_tokens:,} tokens; the context is {self.engine.max_length:,}"
             )
+        if len(prompt) > room and (
+            item.messages or task.made is not None
+        ):  # texts are cut, as lm-evaluation-harness does
+            raise ConfigError(
+                f"{task.name}: the prompt's {len(prompt):,} tokens and {task.max_tokens:,} to generate exceed the context of "
+                f"{self.engine.max_length:,}; give a larger --context"
+            )
         params = SamplingParams(temperature=0.0, max_tokens=task.max_tokens, stop=item.stop, show_special=special)
         return Request(prompt=prompt[-room:], params=params, id=f"{key} text")
 

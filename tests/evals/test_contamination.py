@@ -97,6 +97,10 @@ def test_the_wording_of_prompts_is_not_a_leak():
     for _ in index.scan([head * 3]):
         pass
     assert {m.share for m in index.matches()["t"]} == {0.0}
+    assert {m.longest for m in index.matches()["t"]} == {0}
+    for _ in index.scan([texts[3][2], f"x {head}{' '.join(texts[4][2].split()[11:19])} y"]):
+        pass
+    assert [m.longest for m in index.matches()["t"]] == [0, 0, 0, 31, 19, 0, 0, 0, 0, 0]
 
 
 def test_the_threshold_is_where_the_gain_is_largest():

@@ -3,11 +3,15 @@ from collections import Counter
 
 import pytest
 
+from herd.engine.open import open_engine
 from herd.evals import long
 from herd.evals.prompts import Item, gold_of, item
 from herd.evals.score import GENERATED
 from herd.evals.source import Places, present, rows_of, shots_of
+from herd.evals.target import EngineTarget
 from herd.evals.task import Made, Task, all_tasks, choose, groups
+from herd.family import shape
+from tests.models import random_checkpoint
 
 
 def made(kind, tokens=2000, rows=20, seed=1):
@@ -93,3 +97,11 @@ def test_questions_with_too_few_choices_are_left_out(tmp_path):
     )
     rows = rows_of(mine, Places((tmp_path,)))
     assert len(rows) == 1
+
+
+def test_what_does_not_fit_fails_and_is_not_cut():
+    task = all_tasks()["needle_4k"]
+    one = item(task, rows_of(task, Places())[0], [], chat=False)
+    with open_engine(random_checkpoint(shape("tiny")), "native", cache_tokens=1024) as engine:
+        (answer,) = EngineTarget("tiny", engine).answer([one])
+    assert "exceed the context of 1,024" in answer.error
