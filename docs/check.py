@@ -1,4 +1,4 @@
-"""Check that every link in the documents leads somewhere and every `herd` command in them exists.
+"""Check that every link in the documents leads somewhere and every `herd` command and file of ours in them exists.
 
 python docs/check.py
 """
@@ -12,9 +12,14 @@ from herd.cli import COMMANDS
 ROOT = Path(__file__).parents[1]
 
 
+LOGS = ("decisions.md", "performance-log.md")  # they tell of what was
+FILE = re.compile(r"`((?:[\w-]+/)*[\w-]+\.(?:py|cpp|h))`")
+
+
 def problems() -> list[str]:
-    """One line for each dead link or unknown command."""
+    """One line for each dead link, unknown command or file of ours that is not there."""
     found = []
+    ours = ["/" + str(file.relative_to(ROOT)) for kind in ("py", "cpp", "h") for file in ROOT.rglob(f"*.{kind}")]
     for page in [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]:
         text = page.read_text()
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
@@ -23,6 +28,10 @@ def problems() -> list[str]:
         for name in re.findall(r"(?:^ {4}|^\$ |`|\| )\s*herd ([a-z]+)\b", text, re.MULTILINE):
             if name not in COMMANDS:
                 found.append(f"{page.relative_to(ROOT)}: no command `herd {name}`")
+        if page.parent.name == "explanation" and page.name not in LOGS:
+            for name in FILE.findall(text):
+                if not any(file.endswith("/" + name) for file in ours):
+                    found.append(f"{page.relative_to(ROOT)}: no file `{name}`")
     return found
 
 

@@ -21,6 +21,7 @@ def command(folders: tuple[Path, ...]) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from herd.errors import ConfigError
     from herd.report import number
     from herd.runs import Run, differences, found
 
@@ -32,6 +33,8 @@ def command(folders: tuple[Path, ...]) -> None:
             table.add_row(name, *map(number, values))
         console.print(table)
         return
+    if folders and not folders[0].is_dir():
+        raise ConfigError(f"{folders[0]}: no such folder; give one that runs are in")
     runs = found(folders[0] if folders else Path())
     if not runs:
         console.print(f"no runs in {folders[0] if folders else 'this folder'}")

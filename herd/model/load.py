@@ -81,12 +81,17 @@ def _wrong_shape(name: str, found: Any, expected: Any) -> ConfigError:
     return ConfigError(f"tensor {name} has shape {list(found)}; the model expects {list(expected)}")
 
 
+def without_weights(config: ModelConfig) -> Transformer:
+    """A model whose tensors have shapes and no memory: `materialize` gives them that, on the device where they belong."""
+    with torch.device("meta"):
+        return Transformer(config)
+
+
 def from_checkpoint(
     config: ModelConfig, tensors: Mapping[str, StoredTensor], dtype: torch.dtype, device: torch.device | str = "cpu"
 ) -> Transformer:
     """A model on `device` with a checkpoint's weights in `dtype`."""
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = without_weights(config)
     model.materialize(device, dtype)
     load_weights(model, tensors)
     return model.eval()

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 
 from herd.family import ModelConfig
-from herd.model.llama import Transformer
+from herd.model.load import without_weights
 from herd.train.loss import CHUNK_BYTES
 from herd.train.open import Opened
 
@@ -13,8 +13,7 @@ from herd.train.open import Opened
 def needs(opened: Opened) -> dict[str, Any]:
     """Rows of a table for people: sizes in bytes of tensors on this process."""
     recipe, config = opened.recipe, opened.config
-    with torch.device("meta"):
-        model = Transformer(config)
+    model = without_weights(config)
     weights = sum(p.numel() for p in model.parameters())
     learning = weights
     if recipe.lora is not None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from herd.errors import ConfigError
 from herd.family import ModelConfig, shape
 from herd.model.llama import Transformer
-from herd.model.load import from_checkpoint, load_weights
+from herd.model.load import from_checkpoint, load_weights, without_weights
 from herd.text.tokenizer import Tokenizer
 from herd.text.train_tokenizer import train_tokenizer
 from herd.train.checkpoint import Keeper, load, newest
@@ -118,13 +118,11 @@ def make_model(opened: Opened) -> Transformer:
     recipe = opened.recipe
     generator = torch.Generator().manual_seed(recipe.seed)
     if opened.start is None:
-        with torch.device("meta"):
-            model = Transformer(opened.config)
+        model = without_weights(opened.config)
         model.materialize("cpu", torch.float32)
         model.init_weights(generator)
     elif opened.config.classes and not opened.start.config.classes:
-        with torch.device("meta"):
-            model = Transformer(opened.config)
+        model = without_weights(opened.config)
         model.materialize("cpu", torch.float32)
         assert model.score is not None
         with torch.no_grad():

@@ -42,6 +42,7 @@ def tokenizer_from_gguf(metadata: dict[str, Any], where: str) -> GGUFTokenizer:
             raise FormatError(f"{where}: {prefix}{key} is missing or damaged; expected a list of {what}")
         lists[key] = found
     pre = _pre(metadata, lists, where)
+    _check_ends(metadata, len(lists["tokens"]), where)
     return GGUFTokenizer(
         pre=pre,
         tokens=lists["tokens"],
@@ -49,6 +50,15 @@ def tokenizer_from_gguf(metadata: dict[str, Any], where: str) -> GGUFTokenizer:
         merges=lists["merges"],
         declared=_declared(metadata, pre),
     )
+
+
+def _check_ends(metadata: dict[str, Any], count: int, where: str) -> None:
+    """FormatError for a start or an end that is no token: replies would not end. -1, also as 32 bits, means none."""
+    for kind in ("bos", "eos", "eot", "eom"):
+        key = f"tokenizer.ggml.{_DECLARED[kind]}_token_id"
+        value = metadata.get(key, -1)
+        if value not in (-1, 2**32 - 1) and not (isinstance(value, int) and 0 <= value < count):
+            raise FormatError(f"{where}: {key} is {value!r}; expected one of the {count:,} tokens, or -1 for none")
 
 
 def _types(tokens: list[str], declared: Declared) -> list[int]:
@@ -81,7 +91,10 @@ def _declared(metadata: dict[str, Any], pre: str) -> Declared:
     """
     prefix = "tokenizer.ggml."
     values = {kind: metadata.get(f"{prefix}{key}_token_id") for kind, key in _DECLARED.items()}
-    found = {kind: value if isinstance(value, int) and value >= 0 else None for kind, value in values.items()}
+    found = {
+        kind: value if isinstance(value, int) and 0 <= value < len(metadata[prefix + "tokens"]) else None
+        for kind, value in values.items()
+    }
     stops = _stops(found)
     more = metadata.get(_STOPS_KEY)
     if isinstance(more, list) and all(isinstance(stop, int) for stop in more) and set(stops) <= set(more):

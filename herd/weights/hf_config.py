@@ -67,6 +67,9 @@ def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
     rope = settings.get("rope_scaling") or settings.get("rope_parameters") or {}
     if not isinstance(rope, dict):
         raise FormatError(f"{where}: rope_scaling is {rope!r}; expected an object")
+    tied = settings.get("tie_word_embeddings")
+    if tied not in (None, True, False):
+        raise FormatError(f"{where}: tie_word_embeddings is {tied!r}; expected true or false")
     head_dim = settings.get("head_dim") or dim // heads
     return ModelConfig(
         layers=positive_int(settings, "num_hidden_layers", where),
@@ -81,7 +84,7 @@ def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
         norm_eps=number(settings, "rms_norm_eps", 1e-6, where),
         rope_theta=number({**settings, **rope}, "rope_theta", 10_000.0, where),
         rope_scaling=_rope_scaling(rope, settings, context, where),
-        tied=bool(settings.get("tie_word_embeddings", False)) and not classifies,
+        tied=bool(tied) and not classifies,
         classes=(settings.get("num_labels") or len(settings.get("id2label") or "01")) if classifies else 0,
     )  # fmt: skip
 
@@ -97,6 +100,8 @@ def _rope_scaling(rope: dict[str, Any], settings: dict[str, Any], context: int, 
         return None
     if kind not in ("llama3", "linear", "yarn"):
         raise FormatError(f"{where}: rope_scaling of type {kind!r}; herd runs 'llama3', 'linear' and 'yarn'")
+    if rope.get("factor") is None:
+        raise FormatError(f"{where}: rope_scaling of type {kind!r} has no factor; expected a number of 1 or more")
     if kind == "linear":
         return RopeScaling(number(rope, "factor", 1.0, where), kind="linear")
     beside = {_ORIGINAL: settings[_ORIGINAL]} if _ORIGINAL in settings else {}

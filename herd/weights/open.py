@@ -43,5 +43,7 @@ def open_checkpoint(path: Path) -> Checkpoint:
         raise FormatError(
             f"{path}: several models; name one file of it: {', '.join(model.files[0] for model in models)}"
         )
+    if parts := sorted(path.glob("*.gguf")):
+        return open_gguf(parts[0])  # which says what is missing, or what else it is
     expected = "expected params.json (Meta), config.json (Hugging Face) or a .gguf file"
     raise FormatError(f"{path}: no checkpoint found; {expected}")

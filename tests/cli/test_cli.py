@@ -92,6 +92,8 @@ def test_bad_input_is_one_line_and_status_2(arguments, word, smollm):
         (("generate", "--batch", ".", "--out", "out.jsonl"), "cannot be read"),
         (("chat", "--documents", "in.jsonl"), "not a folder"),
         (("tokenize", "--model", "in.jsonl", "x"), "in.jsonl"),
+        (("runs", "in.jsonl"), "in.jsonl: no such folder"),
+        (("runs", "missing"), "missing: no such folder"),
     ],
 )
 def test_what_the_system_refuses_is_one_line_and_status_2(arguments, word, smollm, tmp_path):

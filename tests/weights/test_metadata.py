@@ -11,8 +11,10 @@ from transformers import LlamaConfig
 from herd.errors import FormatError
 from herd.family import shape
 from herd.rotary import RopeScaling
+from herd.text._bpe import Strings
 from herd.weights import gguf_config, hf_config
 from herd.weights.gguf_config import check_keys, config_from_gguf, config_to_gguf
+from herd.weights.gguf_tokenizer import tokenizer_from_gguf
 from herd.weights.hf_config import config_from_hf, config_to_hf
 from tests.models import stored
 
@@ -107,8 +109,8 @@ def test_each_feature_of_a_config_that_herd_has_not_is_refused(key):
     "rope, word",
     [({"rope_type": "dynamic", "factor": 2.0}, "dynamic"), ({"rope_type": "longrope"}, "longrope"),
      ({"rope_type": "linear", "factor": 2.0, "partial_rotary_factor": 0.5}, "partial_rotary_factor"),
-     ({"full_attention": {"rope_type": "default"}}, "full_attention"), ({"rope_type": "yarn", "truncate": 3}, "truncate"),
-     ({"rope_type": "yarn", "factor": "4"}, "factor")],
+     ({"full_attention": {"rope_type": "default"}}, "full_attention"), ({"rope_type": "yarn", "factor": 2.0, "truncate": 3}, "truncate"),
+     ({"rope_type": "yarn", "factor": "4"}, "factor"), ({"type": "linear"}, "no factor"), ({"rope_type": "llama3", "factor": None}, "no factor")],
 )  # fmt: skip
 def test_other_rotary_scalings_are_refused(rope, word):
     with pytest.raises(FormatError, match=word):
@@ -120,3 +122,23 @@ def test_the_docs_name_every_key():
         assert [key for key in table if f"`{key.removeprefix('llama.')}`" not in DOCS and f"`{key}`" not in DOCS] == []
     for table in (hf_config.COMPUTED, hf_config.HARMLESS, hf_config.PLAIN):
         assert [key for key in table if f"`{key}`" not in DOCS] == []
+
+
+def test_a_tie_that_is_no_truth_value_is_refused():
+    with pytest.raises(FormatError, match="tie_word_embeddings is 'false'; expected true or false"):
+        config_from_hf({**config_to_hf(TINY), "tie_word_embeddings": "false"}, "here")
+
+
+@pytest.mark.parametrize("key", ["bos", "eos", "eot", "eom"])
+def test_starts_and_ends_that_are_no_tokens_are_refused(key):
+    name = f"tokenizer.ggml.{key}_token_id"
+    vocabulary = {"model": "gpt2", "pre": "llama-bpe", "tokens": ["a", "b", "c"], "token_type": [1, 1, 1], "merges": []}
+    metadata = {f"tokenizer.ggml.{part}": value for part, value in vocabulary.items()}
+    for part in ("tokens", "merges"):
+        metadata[f"tokenizer.ggml.{part}"] = Strings(vocabulary[part])
+    for none in (-1, 2**32 - 1):
+        assert getattr(tokenizer_from_gguf({**metadata, name: none}, "here").declared, key) is None
+    assert getattr(tokenizer_from_gguf({**metadata, name: 2}, "here").declared, key) == 2
+    for wrong in (3, 1_000_000, "2", -2):
+        with pytest.raises(FormatError, match=f"{name} is .*expected one of the 3 tokens"):
+            tokenizer_from_gguf({**metadata, name: wrong}, "here")

@@ -295,6 +295,11 @@ def test_gguf_is_split_and_opened_as_one(tmp_path):
         open_checkpoint(parts[0])
     with pytest.raises(FormatError, match="part 1 of"):
         open_checkpoint(tmp_path / "other.gguf")
+    fetched = tmp_path / "fetched in part"
+    fetched.mkdir()
+    (fetched / parts[0].name).write_bytes(parts[0].read_bytes())
+    with pytest.raises(FormatError, match=r"cut-00002-of-.* is missing"):
+        open_checkpoint(fetched)
     (tmp_path / "other.gguf").rename(parts[1])
     parts[2].write_bytes(parts[1].read_bytes())
     with pytest.raises(FormatError, match="expected 2 of"):

@@ -18,7 +18,7 @@ from herd.engine.backends.torch_sampling import choose_rows, log_probabilities
 from herd.errors import ConfigError
 from herd.family import ModelConfig
 from herd.model.llama import Transformer
-from herd.model.load import load_weights
+from herd.model.load import load_weights, without_weights
 from herd.model.sharding import add_sums, cut_of, share_of
 from herd.weights.checkpoint import Checkpoint, StoredTensor
 
@@ -85,8 +85,7 @@ class TorchBackend:
         if threads is not None:
             torch.set_num_threads(threads)
         share = share_of(checkpoint.config, world)
-        with torch.device("meta"):
-            model = Transformer(share)
+        model = without_weights(share)
         model.materialize(device, _DTYPES[dtype] if dtype else torch.float32 if device == "cpu" else torch.bfloat16)
         load_weights(model, checkpoint.tensors, cut_of(rank, world))
         checkpoint.forget()
