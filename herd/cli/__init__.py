@@ -28,6 +28,7 @@ COMMANDS = {
     "eval": "Run benchmarks and compare their figures.",
     "arena": "Blind votes between models, and the ranking they give.",
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
+    "data": "Make a corpus by a recipe: filters, duplicates, a report.",
     "train": "Train a model by a recipe, or go on with a run.",
     "guard": "Look for insecure code, in files or in an answer.",
     "plot": "Draw the curves of training runs.",

@@ -1,0 +1,76 @@
+"""Make a corpus by a recipe: read, extract, filter, redact, deduplicate. The same command goes on after Ctrl-C or a kill.
+
+\b
+Examples:
+  herd data recipes/docs-corpus.toml
+  herd data recipes/docs-corpus.toml --out corpus --workers 2
+  herd data explain runs/docs-corpus ../docs/README.md # what became of a document
+  herd data report runs/docs-corpus                    # one HTML page about the corpus
+"""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from herd import __version__
+from herd.cli.common import PATH, show_progress
+from herd.errors import ConfigError
+
+
+@click.command(help=__doc__)
+@click.argument("words", nargs=-1, required=True, metavar="RECIPE | RUN | explain RUN ID | report RUN")
+@click.option("--out", type=PATH, help="The run's folder, or the report's file. Default: runs/ and the recipe's name.")
+@click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes that read and filter.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: rules.min_words=20.")
+def command(words: tuple[str, ...], out: Path | None, workers: int, changes: tuple[str, ...]) -> None:
+    from herd.runs import Run
+
+    needed = {"explain": 3, "report": 2}.get(words[0], 1)
+    if len(words) != needed:
+        raise ConfigError(f"herd data {' '.join(words)}: expected RECIPE, RUN, explain RUN ID, or report RUN")
+    if words[0] == "explain":
+        _explain(Run.open(Path(words[1]), "data").folder, words[2])
+    elif words[0] == "report":
+        from herd.data.report import write_report
+
+        folder = Run.open(Path(words[1]), "data").folder
+        write_report(folder, out or folder / "report.html")
+        print(out or folder / "report.html")
+    else:
+        _make(Path(words[0]), out, workers, changes)
+
+
+def _explain(folder: Path, name: str) -> None:
+    from herd.data.pipeline import explain
+
+    for key, value in explain(folder, name).items():
+        print(f"{key:10} {value}")
+
+
+def _make(path: Path, out: Path | None, workers: int, changes: tuple[str, ...]) -> None:
+    from herd.config import read
+    from herd.data.pipeline import Recipe, make, open_run
+
+    if not path.exists():
+        raise ConfigError(f"{path}: no such recipe; give a .toml file, or a run's folder to go on with it")
+    flags: dict[str, Any] = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {change}: expected KEY=VALUE, as in rules.min_words=20")
+        flags[key] = value
+    if path.is_dir():
+        if flags or out:
+            raise ConfigError(f"{path}: a run goes on with the recipe it was made with; leave --set and --out out")
+        run = open_run(path, None, path, __version__, sys.argv)
+        recipe = read(Recipe, run.recipe).check()
+    else:
+        recipe = read(Recipe, path, flags, values={"folder": str(path.parent.resolve())}).check()
+        run = open_run(path, recipe, out or Path("runs") / path.stem, __version__, sys.argv)
+    with show_progress() as show:
+        results = make(run, recipe, workers=workers, show=show)
+    for name, value in results.items():
+        print(f"{name:32} {value:>12,}")
+    print(f"{run.folder}/texts: {results.get('documents', 0):,} documents; look at them: herd data report {run.folder}")

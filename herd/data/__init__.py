@@ -1,0 +1,1 @@
+"""Documents: from the web to text that a model is trained on."""

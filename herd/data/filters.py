@@ -1,0 +1,230 @@
+"""Which documents are kept: language, lengths, lines, words, repetition, dirty words; and what personal data is redacted. One pass.
+
+Rules are those of Gopher (Rae et al., arXiv 2112.11446, table A1), C4 (Raffel et al., arXiv 1910.10683) and FineWeb (arXiv
+2406.17557) where the comment beside a field says so. Languages without spaces between words (Thai, Chinese, Japanese, Khmer,
+Lao, Burmese) are counted in characters: rules about words do not hold there.
+"""
+
+import functools
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+from importlib import resources
+from typing import Any, NamedTuple
+
+import msgspec
+
+UNSPACED = frozenset(("th", "zh", "ja", "km", "lo", "my"))
+"""Languages that put no spaces between words."""
+
+
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """What a document must hold to be kept. Fractions are of 1; None turns a rule off."""
+
+    languages: tuple[str, ...] = ()  # empty: all
+    language_score: float = 0.5  # FineWeb: 0.65 for English
+    min_words: int = 50  # Gopher
+    max_words: int = 100_000  # Gopher
+    min_characters: int = 200  # for languages without spaces
+    mean_word_length: tuple[float, float] | None = (3.0, 10.0)  # Gopher; not for languages without spaces
+    max_symbol_ratio: float | None = 0.1  # Gopher: # and ... a word
+    max_bullet_lines: float | None = 0.9  # Gopher
+    max_ellipsis_lines: float | None = 0.3  # Gopher
+    min_alphabetic_words: float | None = 0.8  # Gopher; letters and their marks
+    max_duplicate_lines: float | None = 0.3  # Gopher, of lines
+    max_duplicate_line_characters: float | None = 0.2  # Gopher, of characters
+    max_top_ngram: tuple[float, float, float] | None = (0.20, 0.18, 0.16)  # Gopher: 2, 3, 4 words
+    max_duplicate_ngram: tuple[float, ...] | None = (0.15, 0.14, 0.13, 0.12, 0.11, 0.10)  # Gopher: 5 to 10 words
+    max_short_lines: float | None = 0.67  # FineWeb: lines of at most 30 characters
+    drop_phrases: tuple[str, ...] = ("lorem ipsum",)  # C4
+    max_braces: float | None = None  # C4 drops pages with a brace; here a fraction of characters, since code has them
+    max_dirty_words: float | None = 0.01  # of words (characters of dirty words where there are no spaces)
+    redact: bool = True
+
+
+class Drop(NamedTuple):
+    """Why a document goes: the rule's name and the value that broke it."""
+
+    rule: str
+    value: float | str
+
+
+def judge(text: str, language: str, rules: Rules) -> Drop | None:
+    """The first rule that a text breaks, or None. `language` is an ISO 639-1 code; what costs least is looked at first."""
+    words = [*text] if language in UNSPACED else text.split()
+    if language in UNSPACED:
+        words = [c for c in words if not c.isspace()]
+        if len(words) < rules.min_characters:
+            return Drop("min_characters", len(words))
+    elif len(words) < rules.min_words:
+        return Drop("min_words", len(words))
+    if len(words) > rules.max_words * (4 if language in UNSPACED else 1):
+        return Drop("max_words", len(words))
+    lowered = text.casefold()
+    for phrase in rules.drop_phrases:
+        if phrase.casefold() in lowered:
+            return Drop("drop_phrases", phrase)
+    found = _lines(text, rules)
+    if found is None and language not in UNSPACED:
+        found = _words(text, words, rules)
+    return (
+        found
+        or _repetition(words, rules, 6 if language in UNSPACED else 1)
+        or _dirty(lowered, language, len(words), rules)
+    )
+
+
+def _over(rule: str, value: float, limit: float | None) -> Drop | None:
+    return Drop(rule, round(value, 4)) if limit is not None and value > limit else None
+
+
+def _lines(text: str, rules: Rules) -> Drop | None:
+    lines = [line for line in map(str.strip, text.split("\n")) if line]
+    count = len(lines)
+    seen = Counter(lines)
+    duplicate = count - len(seen)
+    size = sum(map(len, lines)) or 1
+    return (
+        _over("max_bullet_lines", sum(line[0] in "•-*‣◦" for line in lines) / count, rules.max_bullet_lines)
+        or _over("max_ellipsis_lines", sum(line.endswith(("...", "…")) for line in lines) / count, rules.max_ellipsis_lines)
+        or _over("max_duplicate_lines", duplicate / count, rules.max_duplicate_lines)
+        or _over(
+            "max_duplicate_line_characters",
+            sum(len(line) * (n - 1) for line, n in seen.items() if n > 1) / size,
+            rules.max_duplicate_line_characters,
+        )
+        or (_over("max_short_lines", sum(len(line) <= 30 for line in lines) / count, rules.max_short_lines) if count > 3 else None)
+        or _over("max_braces", (text.count("{") + text.count("}")) / size, rules.max_braces)
+    )  # fmt: skip
+
+
+def _words(text: str, words: Sequence[str], rules: Rules) -> Drop | None:
+    mean = sum(map(len, words)) / len(words)
+    if rules.mean_word_length and not rules.mean_word_length[0] <= mean <= rules.mean_word_length[1]:
+        return Drop("mean_word_length", round(mean, 3))
+    symbols = (text.count("#") + text.count("...") + text.count("…")) / len(words)
+    if found := _over("max_symbol_ratio", symbols, rules.max_symbol_ratio):
+        return found
+    if rules.min_alphabetic_words is not None:
+        share = sum(1 for word in words if _LETTER.search(word)) / len(words)
+        if share < rules.min_alphabetic_words:
+            return Drop("min_alphabetic_words", round(share, 4))
+    return None
+
+
+_LETTER = re.compile(r"[^\W\d_]")
+
+
+def _repetition(words: Sequence[str], rules: Rules, unit: int) -> Drop | None:
+    """Share of characters in the most frequent 2- to 4-gram, and in 5- to 10-grams that were there before (each counted once).
+
+    Where no spaces part words, `unit` characters stand for one.
+    """
+    sizes = [len(word) for word in words]
+    total = sum(sizes) or 1
+    for n, limit in zip((2, 3, 4), rules.max_top_ngram or (), strict=False):
+        if len(words) >= n * unit:
+            (gram, times), *_ = Counter(zip(*(words[i:] for i in range(n * unit)), strict=False)).most_common(1)
+            if times > 1 and (found := _over(f"max_top_{n}gram", times * sum(map(len, gram)) / total, limit)):
+                return found
+    if rules.max_duplicate_ngram is None:
+        return None
+    # A long repeated run holds shorter ones: where no 5-gram repeats, no longer one does.
+    for n, limit in zip(range(5, 11), rules.max_duplicate_ngram, strict=False):
+        repeated, seen, end, length = 0, set(), 0, n * unit
+        for i, gram in enumerate(zip(*(words[i:] for i in range(length)), strict=False)):
+            if gram in seen:
+                repeated += sum(sizes[max(i, end) : i + length])
+                end = i + length
+            else:
+                seen.add(gram)
+        if found := _over(f"max_duplicate_{n}gram", repeated / total, limit):
+            return found
+        if not repeated:
+            return None
+    return None
+
+
+@functools.cache
+def _dirty_pattern(language: str) -> re.Pattern[str] | None:
+    try:
+        text = (resources.files("herd.data") / "dirty_words.json").read_text("utf-8")
+    except OSError:
+        return None
+    words: list[str] = json.loads(text).get(language, [])
+    if not words:
+        return None
+    either = "|".join(re.escape(word.casefold()) for word in sorted(words, key=len, reverse=True))
+    return re.compile(either if language in UNSPACED else rf"(?<!\w)(?:{either})(?!\w)")
+
+
+def _dirty(lowered: str, language: str, count: int, rules: Rules) -> Drop | None:
+    pattern = _dirty_pattern(language) if rules.max_dirty_words is not None else None
+    if pattern is None:
+        return None
+    found = pattern.findall(lowered)
+    hits = sum(map(len, found)) if language in UNSPACED else len(found)
+    return _over("max_dirty_words", hits / count, rules.max_dirty_words)
+
+
+def _luhn(digits: str) -> bool:
+    """The check digit of card numbers (ISO/IEC 7812-1)."""
+    numbers = [int(c) for c in reversed(digits)]
+    return sum(numbers[::2]) % 10 == -sum(sum(divmod(2 * n, 10)) for n in numbers[1::2]) % 10
+
+
+def _card(text: str) -> bool:
+    digits = re.sub(r"\D", "", text)
+    return 13 <= len(digits) <= 19 and digits[0] in "3456" and len(set(digits)) > 1 and _luhn(digits)
+
+
+def _iban(text: str) -> bool:
+    """ISO 13616: letters as numbers, the first four characters last, modulo 97 is 1."""
+    plain = re.sub(r"\s", "", text)
+    return 15 <= len(plain) <= 34 and int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
+
+
+def _ip(text: str) -> bool:
+    parts = [int(part) for part in text.split(".")]
+    return max(parts) < 256 and parts[0] not in (0, 10, 127) and parts[:2] != [192, 168] and parts[0] < 224
+
+
+_PERSONAL: tuple[tuple[str, str, Any], ...] = (
+    ("email", r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b", None),
+    ("key", r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{82}|sk-[A-Za-z0-9_-]{32,}|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{35}|hf_[A-Za-z]{34})\b", None),
+    ("key", r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[^-]{1,8000}-----END [A-Z ]{0,20}PRIVATE KEY-----", None),
+    ("iban", r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _iban),
+    ("card", r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d.-])", _card),
+    ("ip", r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])", _ip),
+    ("phone", r"(?<![\w.+/-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}|\(\d{3}\) ?\d{3}-\d{4})(?![\w/])", None),
+)  # fmt: skip
+_COMPILED = tuple((name, re.compile(pattern), check) for name, pattern, check in _PERSONAL)
+
+
+def redact(text: str) -> tuple[str, dict[str, int]]:
+    """The text with e-mail addresses, keys, IBANs, card numbers, public IP addresses and international phone numbers put as
+    `<EMAIL>`, `<KEY>`, ...; and how many of each there were. Cards and IBANs count where their check digits are right.
+    """
+    counts: dict[str, int] = {}
+    for name, pattern, check in _COMPILED:
+
+        def replace(found: re.Match[str], name: str = name, check: Any = check) -> str:
+            if check is not None and not check(found[0]):
+                return found[0]
+            counts[name] = counts.get(name, 0) + 1
+            return f"<{name.upper()}>"
+
+        if name != "email" or "@" in text:
+            text = pattern.sub(replace, text)
+    return text, counts
+
+
+def clean(text: str) -> str:
+    """Unicode in its composed form (NFC) without control characters; line ends as one newline."""
+    text = unicodedata.normalize("NFC", text.replace("\r\n", "\n").replace("\r", "\n"))
+    return _CONTROL.sub("", text)
+
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")

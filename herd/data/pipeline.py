@@ -1,0 +1,361 @@
+"""A recipe -> a corpus, as a run: read, extract, identify, filter, redact; deduplicate; write. Every document that goes has its rule.
+
+    RUN/parts/NNNNN.jsonl       documents after the filters, a part for each unit of input
+    RUN/parts/NNNNN.dropped     documents that went there: id, rule, value, the text's beginning
+    RUN/texts/NNNNN.jsonl       the corpus: {"id", "url", "language", "text"}; `herd train` reads it
+    RUN/dropped.jsonl           documents that went as duplicates
+    RUN/lines.json              lines that went, how often
+
+A part is written whole or not at all and depends on its input and the recipe alone: whoever is killed goes on to the same bytes,
+and so does any number of workers.
+"""
+
+import contextlib
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from herd.atomic import atomic_file
+from herd.config import dump
+from herd.data import deduplicate
+from herd.data.extract import extract
+from herd.data.filters import Rules, clean, judge, redact
+from herd.data.identify import identify
+from herd.data.read import Raw, kind_of, read
+from herd.errors import ConfigError
+from herd.progress import Progress, silent
+from herd.runs import Run
+
+SAMPLE = 300
+"""Characters of a dropped document that are kept beside its rule."""
+UNIT = 200
+"""Files of one document that make a part."""
+
+
+class Deduplicate(msgspec.Struct, frozen=True, kw_only=True):
+    """What counts as the same: equal texts, equal addresses, texts of Jaccard similarity `similar` or more, frequent lines."""
+
+    exact: bool = True
+    url: bool = True
+    similar: float | None = 0.8
+    line_over: int | None = 6  # a line in more documents than this goes
+    memory_mb: int = 256
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """`inputs` are files, folders or patterns, from the recipe's own folder."""
+
+    inputs: tuple[str, ...]
+    rules: Rules = Rules()
+    deduplicate: Deduplicate = Deduplicate()
+    documents_a_file: int = 10_000
+    folder: str = ""  # where inputs start from; the recipe's own folder
+
+    def check(self) -> "Recipe":
+        """The recipe; ConfigError naming what cannot be."""
+        if not self.inputs:
+            raise ConfigError("inputs is empty; name files, folders or patterns")
+        if self.deduplicate.similar is not None and not 0 < self.deduplicate.similar <= 1:
+            raise ConfigError(
+                f"deduplicate.similar is {self.deduplicate.similar}; expected a number above 0, at most 1"
+            )
+        for key, value in (
+            ("deduplicate.memory_mb", self.deduplicate.memory_mb),
+            ("documents_a_file", self.documents_a_file),
+        ):
+            if value < 1:
+                raise ConfigError(f"{key} is {value}; expected 1 or more")
+        return self
+
+
+Unit = tuple[tuple[str, str], ...]  # (path, name) of each file
+
+
+def units(recipe: Recipe) -> list[Unit]:
+    """Parts of the work in their order: files that hold many documents alone, others by 200. Of a folder those files are taken
+    whose names say what they hold. ConfigError for an input that gives none.
+    """
+    base = Path(recipe.folder or ".")
+    paths: dict[Path, None] = {}
+    for pattern in recipe.inputs:
+        place = base / pattern
+        if place.is_dir():
+            found = [path for path in sorted(place.rglob("*")) if path.is_file() and kind_of(path, strict=False)]
+        elif place.is_file():
+            found = [place]
+        else:
+            with contextlib.suppress(NotImplementedError, ValueError):
+                found = [path for path in sorted(base.glob(pattern)) if path.is_file()]
+            if Path(pattern).is_absolute():
+                found = [p for p in sorted(Path("/").glob(str(pattern).lstrip("/"))) if p.is_file()]
+        if not found:
+            raise ConfigError(f"inputs: {pattern}: no such file in {base.resolve()}")
+        paths.update(dict.fromkeys(found))
+    made: list[Unit] = []
+    small: list[tuple[str, str]] = []
+    for path in paths:
+        name = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
+        if kind_of(path) in ("html", "text"):
+            small.append((str(path), name))
+        else:
+            made.append(((str(path), name),))
+    return made + [tuple(small[i : i + UNIT]) for i in range(0, len(small), UNIT)]
+
+
+def one_document(raw: Raw, rules: Rules) -> dict[str, Any]:
+    """A document as the corpus has it, or with the `rule` and `value` by which it goes."""
+    row: dict[str, Any] = {"id": raw.id, "url": raw.url}
+    if raw.problem:
+        return {**row, "rule": "unreadable", "value": raw.problem, "sample": ""}
+    text = raw.content if isinstance(raw.content, str) and not raw.is_html else extract(raw.content).text
+    assert isinstance(text, str)
+    text = clean(text).strip("\n")
+    row["sample"] = text[:SAMPLE]
+    if not text.strip():
+        return {**row, "rule": "empty", "value": len(raw.content)}
+    language, score = identify(text)
+    row["language"] = language
+    if rules.languages and language not in rules.languages:
+        return {**row, "rule": "languages", "value": language}
+    if score < rules.language_score:
+        return {**row, "rule": "language_score", "value": round(score, 3)}
+    if drop := judge(text, language, rules):
+        return {**row, "rule": drop.rule, "value": drop.value}
+    del row["sample"]
+    if rules.redact:
+        text, counts = redact(text)
+        if counts:
+            row["redacted"] = counts
+    return {**row, "text": text}
+
+
+def _part(number: int, unit: Unit, rules: Rules, folder: Path) -> int:
+    """Make a part; the number of documents that were read."""
+    count = 0
+    with (
+        atomic_file(folder / f"{number:05d}.jsonl") as final,  # takes its name last: it says that the part is done
+        atomic_file(folder / f"{number:05d}.dropped") as lost,
+        final.open("wb") as kept,
+        lost.open("wb") as dropped,
+    ):
+        for path, name in unit:
+            for raw in read(Path(path), name):
+                row = one_document(raw, rules)
+                (dropped if "rule" in row else kept).write(msgspec.json.encode(row) + b"\n")
+                count += 1
+    return count
+
+
+class Stored:
+    """The documents of all parts by their number, read from disk when asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self._places: list[tuple[int, int]] = []
+        self._files: list[BinaryIO] = []
+        for path in sorted(folder.glob("*.jsonl")):
+            file = path.open("rb")
+            at = 0
+            for line in file:
+                self._places.append((len(self._files), at))
+                at += len(line)
+            self._files.append(file)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, at = self._places[index]
+        self._files[number].seek(at)
+        return msgspec.json.decode(self._files[number].readline(), type=dict[str, Any])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        return (self[i] for i in range(len(self)))
+
+    def close(self) -> None:
+        """Close the files."""
+        for file in self._files:
+            file.close()
+
+
+def _duplicates(stored: Stored, asked: Deduplicate, folder: Path, show: Progress) -> dict[int, tuple[str, int, float]]:
+    """Each document that goes -> (rule, the document that stays, similarity)."""
+    gone: dict[int, tuple[str, int, float]] = {}
+    count, memory = len(stored), asked.memory_mb << 20
+    texts = deduplicate.Buckets(folder / "exact", count, memory)
+    urls = deduplicate.Buckets(folder / "url", count, memory)
+    near = deduplicate.Buckets(folder / "similar", count * deduplicate.BANDS, memory)
+    import numpy as np
+
+    for index, row in enumerate(stored):
+        show("signatures", index, count)
+        texts.add(np.array([deduplicate.text_key(row["text"])], np.uint64), index)
+        if row["url"]:
+            urls.add(np.array([deduplicate.text_key(row["url"])], np.uint64), index)
+        if asked.similar is not None:
+            near.add(deduplicate.band_keys(deduplicate.shingles(row["text"], row["language"])), index)
+    if asked.similar is not None:
+        found = deduplicate.similar(
+            near.groups(),
+            count,
+            lambda i: deduplicate.shingles(stored[i]["text"], stored[i]["language"]),
+            asked.similar,
+        )
+        gone.update({index: ("similar", other, round(value, 4)) for index, (other, value) in found.items()})
+    if asked.url:
+        found_urls = deduplicate.same(urls.groups(), lambda i: str(stored[i]["url"]))
+        gone.update({index: ("url", other, 1.0) for index, other in found_urls.items()})
+    if asked.exact:
+        found_texts = deduplicate.same(texts.groups(), lambda i: str(stored[i]["text"]))
+        gone.update({index: ("exact", other, 1.0) for index, other in found_texts.items()})
+    return gone
+
+
+def _write(
+    run: Run, recipe: Recipe, stored: Stored, gone: dict[int, tuple[str, int, float]], lines: frozenset[int]
+) -> Counter[str]:
+    """The corpus and what went as duplicates."""
+    counts: Counter[str] = Counter()
+    texts = run.folder / "texts"
+    shutil.rmtree(texts, ignore_errors=True)
+    texts.mkdir()
+    gone_lines: Counter[str] = Counter()
+    with contextlib.ExitStack() as files, atomic_file(run.folder / "dropped.jsonl") as lost, lost.open("wb") as dropped:
+        out: BinaryIO | None = None
+        for index, row in enumerate(stored):
+            rule: dict[str, Any] | None = None
+            if index in gone:
+                name, other, value = gone[index]
+                rule = {
+                    "rule": name,
+                    "value": value,
+                    "of": stored[other]["id"],
+                    "of_sample": stored[other]["text"][:SAMPLE],
+                }
+            text = deduplicate.without(row["text"], lines)
+            if rule is None and text != row["text"]:
+                left = Counter(row["text"].split("\n"))
+                left.subtract(text.split("\n"))
+                gone_lines.update({line: n for line, n in left.items() if n > 0})
+                row["lines_cut"] = sum(n for n in left.values() if n > 0)
+                if not text.strip():
+                    rule = {"rule": "frequent_lines", "value": row["lines_cut"]}
+            if rule is not None:
+                sample = row.pop("text")[:SAMPLE]
+                dropped.write(msgspec.json.encode({**row, **rule, "sample": sample}) + b"\n")
+                continue
+            if counts["documents"] % recipe.documents_a_file == 0:
+                files.close()
+                number = counts["documents"] // recipe.documents_a_file
+                out = files.enter_context(files.enter_context(atomic_file(texts / f"{number:05d}.jsonl")).open("wb"))
+            assert out is not None
+            out.write(msgspec.json.encode({**row, "text": text}) + b"\n")
+            counts.update(documents=1, characters=len(text), bytes=len(text.encode("utf-8", "replace")))
+    with atomic_file(run.folder / "lines.json") as temporary:
+        top = sorted(gone_lines.items(), key=lambda item: (-item[1], item[0]))[:1000]
+        temporary.write_text(json.dumps(dict(top), ensure_ascii=False, indent=1) + "\n", "utf-8")
+    return counts
+
+
+def open_run(path: Path, recipe: Recipe | None, out: Path, version: str, command: Iterable[str]) -> Run:
+    """A new run for a recipe, or the one that is there when it was made by the same recipe."""
+    if recipe is None:
+        return Run.open(path, "data")
+    if (out / "run.json").exists():
+        run = Run.open(out, "data")
+        if run.recipe.read_text("utf-8") != dump(recipe):
+            raise ConfigError(f"{out}: holds a run of another recipe; name another folder with --out")
+        return run
+    units(recipe)  # inputs that are not there are told before a folder is made
+    return Run.create(out, "data", dump(recipe), version=version, command=command)
+
+
+def make(run: Run, recipe: Recipe, *, workers: int = 1, show: Progress = silent) -> dict[str, Any]:
+    """Do what is not done yet; the results. Bytes do not depend on `workers` or on interruptions."""
+    parts = run.folder / "parts"
+    with run.working():
+        parts.mkdir(exist_ok=True)
+        for partial in [*run.folder.glob(".*.partial"), *parts.glob(".*.partial")]:  # of a process that was killed
+            partial.unlink()
+        work = units(recipe)
+        names = hashlib.sha256(repr(work).encode()).hexdigest()
+        mark = run.folder / "inputs.sha256"
+        if mark.exists() and mark.read_text() != names:
+            raise ConfigError(
+                f"{run.folder}: the inputs are other files than when it was made; name another folder with --out"
+            )
+        with atomic_file(mark) as temporary:
+            temporary.write_text(names)
+        _make_parts(work, recipe, parts, workers, show)
+        stored = Stored(parts)
+        scratch = run.folder / "scratch"
+        shutil.rmtree(scratch, ignore_errors=True)
+        asked = recipe.deduplicate
+        gone = _duplicates(stored, asked, scratch, show)
+        lines: frozenset[int] = frozenset()
+        if asked.line_over is not None:
+            kept = (str(stored[i]["text"]) for i in range(len(stored)) if i not in gone)
+            lines = deduplicate.frequent_lines(kept, scratch / "lines", asked.memory_mb << 20, asked.line_over)
+        counts = _write(run, recipe, stored, gone, lines)
+        stored.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+        results: dict[str, Any] = {**counts, **{f"dropped {rule}": n for rule, n in sorted(rules(run.folder).items())}}
+        results["read"] = counts["documents"] + sum(rules(run.folder).values())
+        run.log(event="done", **results)
+        run.finish(**results)
+    return results
+
+
+def _make_parts(work: list[Unit], recipe: Recipe, parts: Path, workers: int, show: Progress) -> None:
+    todo = [i for i in range(len(work)) if not (parts / f"{i:05d}.jsonl").exists()]
+    done = len(work) - len(todo)
+    if workers <= 1:
+        for i in todo:
+            _part(i, work[i], recipe.rules, parts)
+            done += 1
+            show("parts", done, len(work))
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        waiting = [pool.submit(_part, i, work[i], recipe.rules, parts) for i in todo]
+        for one in waiting:
+            one.result()
+            done += 1
+            show("parts", done, len(work))
+
+
+def dropped(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every document that went, with its rule, value and the beginning of its text."""
+    for path in [*sorted((folder / "parts").glob("*.dropped")), folder / "dropped.jsonl"]:
+        if path.exists():
+            with path.open("rb") as file:
+                for line in file:
+                    yield msgspec.json.decode(line, type=dict[str, Any])
+
+
+def kept(folder: Path) -> Iterator[dict[str, Any]]:
+    """The documents of the corpus."""
+    for path in sorted((folder / "texts").glob("*.jsonl")):
+        with path.open("rb") as file:
+            for line in file:
+                yield msgspec.json.decode(line, type=dict[str, Any])
+
+
+def rules(folder: Path) -> Counter[str]:
+    """How many documents went by each rule."""
+    return Counter(row["rule"] for row in dropped(folder))
+
+
+def explain(folder: Path, name: str) -> dict[str, Any]:
+    """What became of a document; ConfigError for an id that was never read."""
+    for source in (dropped, kept):
+        for row in source(folder):
+            if row["id"] == name:
+                return row
+    raise ConfigError(f"{name}: no such document in {folder}; ids are paths as in the recipe, with #N in files of many")
