@@ -70,7 +70,7 @@ def line(task: str, found: Sequence[Match], chosen: Split | None) -> list[str]:
     short = sum(m.tokens < GRAM for m in found)
     head = [task, str(len(found)), str(short or ""), str(sum(m.verbatim for m in found))]
     if chosen is None:
-        return [*head, "", "", "", "", "", ""]
+        return [*head, "0.5", f"{sum(m.share >= 0.5 for m in found) / len(found):.1%}", "", "", "", ""]
     gain = f"{chosen.gain:+.4f}" + ("" if chosen.significant else " (chance)")
     parts = [
         f"{one.value:.4f}" if one else "none" for one in (chosen.score, chosen.clean_score, chosen.contaminated_score)

@@ -9,7 +9,7 @@ import pytest
 from herd.errors import ConfigError, FormatError
 from herd.evals.contamination import GRAM, Index, Match, best, grams, split, tokens
 from herd.evals.corpus import documents_of, files_of
-from herd.evals.overlap import questions
+from herd.evals.overlap import line, questions
 from herd.evals.source import Places
 from herd.evals.task import choose
 
@@ -148,6 +148,11 @@ def test_corpora_of_all_kinds_and_damaged_ones(tmp_path):
         list(documents_of(tmp_path / "c.jsonl.gz"))
     with pytest.raises(ConfigError, match=r"expected \.txt"):
         files_of([tmp_path / "d.bin"])
+
+
+def test_without_scores_the_table_shows_half():
+    row = line("t", [Match("0", 40, 0.6, 50), Match("1", 5, 0.1, 0)], None)
+    assert row == ["t", "2", "1", "1", "0.5", "50.0%", "", "", "", ""]
 
 
 def test_the_command(tmp_path):

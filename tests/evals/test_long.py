@@ -85,8 +85,8 @@ def test_metas_group_asks_as_meta_does():
     letter = Item(mmlu, "0", row, gold=gold_of(mmlu, row))
     assert [
         GENERATED["letter"](letter, text)
-        for text in ("The best answer is C.", " C", "The best answer is B", "Certainly")
-    ] == [1, 1, 0, 0]
+        for text in ("The best answer is C.", " C", "The best answer is B", "Certainly", "C man")
+    ] == [1, 1, 0, 0, 0]
 
 
 def test_questions_with_too_few_choices_are_left_out(tmp_path):
