@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 _SCRIPTS = {"hi": re.compile(r"[ऀ-ॿ]"), "th": re.compile(r"[฀-๿]")}
 # Function words that are frequent in one of the six languages written in Latin letters; where two share one it counts for both.
@@ -60,11 +61,22 @@ _TELLS = re.compile(rf"(?:{_SELF})[^.!?\n।]{{0,80}}?\b(?:{_KNOWN})", re.IGNORE
 
 
 def reveals(reply: str, names: Iterable[str]) -> bool:
-    """Whether a reply tells who wrote it: it has the name of a model in the arena, or says of itself what models say."""
+    """Whether a reply tells who wrote it: it has a name such as mistral-7b, or says of itself what models say.
+
+    Names that are plain words count only where a reply speaks of itself, and those of one or two letters never: a file may be called
+    `a` or `base`.
+    """
     return bool(_TELLS.search(reply)) or any(_named(name).search(reply) for name in names)
 
 
+@lru_cache(maxsize=1000)
 def _named(name: str) -> re.Pattern[str]:
     """A name as a reply may spell it: other case, other marks between its parts."""
-    spelled = r"[\W_]*".join(re.findall(r"[^\W_]+", name))
-    return re.compile(rf"(?<![^\W_]){spelled}(?![^\W_])" if spelled else r"(?!)", re.IGNORECASE)
+    parts = re.findall(r"[^\W_]+", name)
+    whole = "".join(parts)
+    if len(whole) < 3:
+        return re.compile(r"(?!)")
+    spelled = r"[\W_]*".join(parts)
+    distinct = len(whole) > 3 and any(map(str.isdigit, whole)) and any(map(str.isalpha, whole))
+    before = r"" if distinct else rf"(?:{_SELF})[^.!?\n।]{{0,80}}?"
+    return re.compile(rf"{before}(?<![^\W_]){spelled}(?![^\W_])", re.IGNORECASE)

@@ -222,6 +222,55 @@ def import_votes(file: Path, place: str) -> None:
     click.echo(f"{count:,} votes kept in {place}", err=True)
 
 
+_REASON = click.option("--reason", required=True, help="Why; it stands in the public log.")
+
+
+@command.command(no_args_is_help=True)
+@click.argument("voters", nargs=-1, required=True)
+@_VOTES
+@_REASON
+def exclude(voters: tuple[str, ...], place: str, reason: str) -> None:
+    """Leave the votes of VOTERS out of rankings; they stay in the store. `herd arena rank --suspects` names candidates."""
+    from herd.arena.votes import Votes
+
+    _must_exist(place)
+    with Votes(place) as votes:
+        count = votes.exclude(voters, reason)
+    click.echo(f"{count:,} votes are left out from now on", err=True)
+
+
+@command.command(no_args_is_help=True)
+@click.argument("model")
+@_VOTES
+@_REASON
+def withdraw(model: str, place: str, reason: str) -> None:
+    """Say in the public log that MODEL leaves the arena; its votes stay and count."""
+    from herd.arena.votes import Votes
+
+    _must_exist(place)
+    with Votes(place) as votes:
+        votes.withdraw(model, reason)
+
+
+@command.command()
+@_VOTES
+def log(place: str) -> None:
+    """Print the public log as JSON lines, after checking that no entry was changed or removed."""
+    import msgspec
+
+    from herd.arena.votes import Votes
+
+    _must_exist(place)
+    with Votes(place) as votes:
+        for entry in votes.ledger():
+            click.echo(msgspec.json.encode(entry))
+
+
+def _must_exist(place: str) -> None:
+    if not place.startswith("postgres") and not Path(place).exists():
+        raise ConfigError(f"{place}: no such file; import votes first, or name another with --votes")
+
+
 @command.command()
 @_VOTES
 @click.option("--language", help="Votes of one language alone.")
@@ -245,8 +294,7 @@ def rank(
     from herd.arena import rigging
     from herd.arena.votes import Votes, style_features
 
-    if not place.startswith("postgres") and not Path(place).exists():
-        raise ConfigError(f"{place}: no such file; import votes first, or name another with --votes")
+    _must_exist(place)
     with Votes(place) as votes:
         table = votes.table(language=language, kind=kind)
         names, rows = (

@@ -52,3 +52,9 @@ def test_replies_that_tell_their_model(reply):
 )  # fmt: skip
 def test_replies_that_do_not(reply):
     assert not reveals(reply, ["night-heron-7b"])
+
+
+def test_names_that_are_plain_words_count_only_where_a_reply_speaks_of_itself():
+    assert not reveals("A team of a base camp. I am a helper.", ["a", "base", "team"])
+    assert reveals("I am the model Narwhal.", ["narwhal"])
+    assert not reveals("A narwhal is a whale.", ["narwhal"])

@@ -167,3 +167,27 @@ def test_style_of_two_replies():
     assert -1 < found[0] < 0
     assert style_difference("same", "same") == (0, 0, 0, 0)
     assert np.isfinite(style_difference("", "")).all()
+
+
+def test_versions_are_entered_once_and_the_secret_lasts(place):
+    with Votes(place) as votes:
+        votes.enter([("a", "1"), ("b", "1")])
+        secret = votes.secret()
+    with Votes(place) as votes:
+        votes.enter([("a", "2"), ("b", "1")])
+        assert votes.secret() == secret
+        assert len(secret) == 64
+        versions = [(e["name"], e["version"]) for e in votes.ledger() if e["event"] == "version"]
+        assert versions == [("a", "1"), ("b", "1"), ("a", "2")]
+
+
+def test_the_commands_that_write_and_read_the_log(tmp_path):
+    def herd(*arguments):
+        return subprocess.run([sys.executable, "-m", "herd", "arena", *arguments, "--votes", str(tmp_path / "v.db")], capture_output=True, text=True)  # fmt: skip
+
+    assert herd("log").returncode == 2
+    with Votes(str(tmp_path / "v.db")) as votes:
+        votes.add([Vote(voter="x", first="a", second="b", winner="left")])
+    assert "1 votes are left out" in herd("exclude", "x", "--reason", "paid").stderr
+    assert herd("withdraw", "a", "--reason", "retired").returncode == 0
+    assert '"reason":"retired"' in herd("log").stdout.splitlines()[-1]
