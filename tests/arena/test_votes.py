@@ -4,6 +4,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import threading
 from pathlib import Path
 
@@ -37,19 +38,22 @@ def place(request, tmp_path):
         return
     if _POSTGRES is None or (os.geteuid() == 0 and shutil.which("runuser") is None):
         pytest.skip("no Postgres server here")
-    folder = tmp_path / "cluster"
+    with tempfile.TemporaryDirectory(prefix="herd-postgres-") as root:  # pytest's own folders are closed to other users
+        yield from _postgres(Path(root))
+
+
+def _postgres(root):
+    root.chmod(0o755)
+    folder = root / "cluster"
     folder.mkdir()
     run = []
     if os.geteuid() == 0:
         shutil.chown(folder, "nobody")
-        for parent in (tmp_path, *tmp_path.parents):
-            if parent.stat().st_uid == 0 and str(parent).startswith("/tmp/"):
-                parent.chmod(0o755)
         run = ["runuser", "-u", "nobody", "--"]
     subprocess.run(
         [*run, _POSTGRES / "initdb", "-D", folder, "-U", "herd", "--auth=trust"], check=True, capture_output=True
     )
-    socket = tmp_path / "s"
+    socket = root / "s"
     socket.mkdir()
     socket.chmod(0o777)
     options = f"-k {socket} -c listen_addresses=''"
