@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 32 << 20
+CHUNK_BYTES = 16 << 20
 """Bytes of float32 logits held at once."""
 
 
@@ -82,6 +82,7 @@ class _WeightedLoss(torch.autograd.Function):
                 total -= (weights[part] * found[2]).sum()
                 if any(ctx.needs_input_grad):
                     gradients.add(part, _logit_gradients(found, targets[part], weights[part]), hidden, narrow)
+                del found  # before the next piece is made
         ctx.gradients = gradients
         return total
 
@@ -115,4 +116,5 @@ class _TokenLogprobs(torch.autograd.Function):
             for part in _chunks(hidden, weight):
                 found = _exponentials(hidden[part], narrow, targets[part])
                 gradients.add(part, _logit_gradients(found, targets[part], -scale[part].float()), hidden, narrow)
+                del found
         return gradients.hidden, None if gradients.weight is None else gradients.weight.to(weight.dtype), None
