@@ -6,6 +6,7 @@ but for eight bytes a document (its group) and the hashes of repeated lines. Wha
 
 import hashlib
 import itertools
+import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
@@ -182,18 +183,28 @@ def frequent_lines(
     """Keys of the lines that stand over `most` times in these documents (a bucket of at most 30 million, as the paper has it)."""
     buckets = Buckets(folder, expected, memory)
     for text in documents:
-        keys = np.array([text_key(line) for line in text.split("\n") if counted(line)], np.uint64)
+        keys = np.array([text_key(line) for line, may_go in _lines(text) if may_go], np.uint64)
         buckets.add(keys, 0)
     return frozenset(key for key, _ in buckets.groups(most + 1))
 
 
-def counted(line: str) -> bool:
-    """Whether a line may go for being frequent: indented lines are code, and a line with under three letters says nothing."""
-    return bool(line) and not line[0].isspace() and sum(map(str.isalpha, line)) >= 3
+_CODE = re.compile(r"^(?:\s|>>>|\$ |#!|[-+]{3})|[;{}=:\\\])]$|[(\[]['\"]|==|\w\(", re.MULTILINE)
+
+
+def _lines(text: str) -> Iterator[tuple[str, bool]]:
+    """Each line and whether it may go for being frequent: not in a block (between empty lines) that holds code, where
+    every line counts, and not with under three letters.
+    """
+    for number, block in enumerate(text.split("\n\n")):
+        if number:
+            yield "", False
+        code = "\n" in block and _CODE.search(block) is not None
+        for line in block.split("\n"):
+            yield line, not code and not line[:1].isspace() and sum(map(str.isalpha, line)) >= 3
 
 
 def without(text: str, lines: frozenset[int]) -> str:
     """The text without its frequent lines."""
     if not lines:
         return text
-    return "\n".join(line for line in text.split("\n") if not counted(line) or text_key(line) not in lines)
+    return "\n".join(line for line, may_go in _lines(text) if not may_go or text_key(line) not in lines)

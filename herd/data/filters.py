@@ -24,7 +24,7 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     """What a document must hold to be kept. Fractions are of 1; None turns a rule off."""
 
     languages: tuple[str, ...] = ()  # empty: all
-    language_score: float = 0.5  # FineWeb: 0.65 for English
+    language_score: float = 0.3  # FineWeb: 0.65; pages of documentation that hold code score 0.3 to 0.6
     min_words: int = 50  # Gopher
     max_words: int = 100_000  # Gopher
     min_characters: int = 200  # for languages without spaces

@@ -78,7 +78,9 @@ def test_what_keys_say_does_not_depend_on_memory(tmp_path):
 
 
 def test_lines_over_six_times_go_and_code_stays(tmp_path):
-    documents = [f"Read our newsletter\nText {i} is of its own.\n    return 0\n}}" for i in range(7)]
+    code = ">>> f(1)\nTrue\n\nif __name__ == '__main__':\n    main()\n\nreturn 0\n}"
+    documents = [f"Read our newsletter\nText {i} is of its own.\n\n{code}" for i in range(7)]
     lines = frequent_lines(documents, tmp_path, 1 << 20)
-    assert without(documents[3], lines) == "Text 3 is of its own.\n    return 0\n}"
+    assert without(documents[3], lines) == f"Text 3 is of its own.\n\n{code}"
     assert frequent_lines(documents[:6], tmp_path, 1 << 20) == frozenset()
+    assert without("a\n\n\nb\n", lines) == "a\n\n\nb\n"
