@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from herd.safety.code_shield.shell_words import RUNNERS, SHELLS, Command, parse
+
 VERDICTS = ("allow", "ask", "block")
 
 
@@ -23,21 +25,6 @@ class Verdict:
     reason: str
 
 
-@dataclass
-class Command:
-    """One simple command: its words with quotes taken off, where it writes, what is fed to it and whether a pipe leads to it."""
-
-    words: list[str]
-    writes: list[str]
-    piped_from: "Command | None" = None
-    text: str = ""
-
-
-_TOKEN = re.compile(
-    r"""(?P<space>[ \t]+|\\\n)|(?P<comment>(?<![^\s;&|(])\#[^\n]*)|(?P<here><<-?\s*(?P<q>['"]?)(?P<tag>\w+)(?P=q))|(?P<redirect>&?[0-9]?>{1,2}\|?&?|[0-9]?<(?![(<])|<<<)"""
-    r"""|(?P<end>\|\||&&|;;|\|&|[|;&\n]|[(){}](?=[\s;]|$)|^[({])|(?P<word>(?:\\.|'[^']*'?|"(?:\\.|[^"\\])*"?|\$\([^()]*(?:\([^()]*\)[^()]*)*\)?|`[^`]*`?|\$\{[^}]*\}?|[<>]\([^()]*\)?|[^\s;&|<>'"`\\$()]|\$|[()])+)""",
-    re.DOTALL,
-)
 _INNER = re.compile(r"(?<!\\)\$\(([^()]*(?:\([^()]*\)[^()]*)*)\)|`([^`]*)`|[<>]\(([^()]*)\)")
 _SECRET = re.compile(
     r"(?i)(?:\.ssh/(?:id_|\*|$)|id_rsa|id_ed25519|\.aws/|\.azure/|\.config/gcloud|\.gnupg|\.kube/config|\.docker/config|\.netrc|\.pgpass|\.npmrc|\.pypirc"
@@ -47,24 +34,6 @@ _SECRET = re.compile(
 _SYSTEM = re.compile(
     r"^(?:/|/\*|~|~/|~/\*|\$HOME/?\*?|\$\{HOME\}/?\*?|\*|\.|\./?\*|\.\.|/(?:etc|usr|var|home|boot|bin|sbin|lib|lib64|root|opt|dev|sys|proc|srv|Users|System|Library)(?:/\*?)?|/(?:var/(?:lib|log|www)|usr/(?:bin|lib|local)|home/\w+)/?\*?|C:\\.*|/\.\*)$"
 )
-_SHELLS = {"sh", "bash", "zsh", "dash", "ksh", "fish", "ash"}
-_RUNNERS = _SHELLS | {
-    "python",
-    "python2",
-    "python3",
-    "perl",
-    "ruby",
-    "node",
-    "php",
-    "lua",
-    "deno",
-    "bun",
-    "source",
-    ".",
-    "eval",
-    "pwsh",
-    "powershell",
-}
 _FETCH = {"curl", "wget", "fetch", "aria2c", "lynx", "http", "https", "iwr", "Invoke-WebRequest"}
 _SENDERS = _FETCH | {
     "nc",
@@ -125,70 +94,6 @@ def judge_call(name: str, arguments: Mapping[str, Any]) -> Verdict:
     if re.search(r"(?i)(?:delete|remove|drop|send|transfer|pay|purchase|wire|publish|deploy|grant|invite|share)", name):
         worst = _worse(worst, Verdict("ask", f"{name} cannot be taken back"))
     return worst
-
-
-def parse(text: str) -> list[Command]:
-    """The simple commands of a line or script, in order, pipes remembered. A here-document's text is fed to its command."""
-    commands: list[Command] = []
-    current = Command([], [])
-    pending: list[tuple[str, Command]] = []
-    at, expect_file = 0, False
-
-    def finish(pipe: bool) -> None:
-        nonlocal current
-        done = current
-        if done.words or done.writes:
-            commands.append(done)
-        current = Command([], [], piped_from=done if pipe else None)
-
-    while at < len(text):
-        match = _TOKEN.match(text, at)
-        if match is None:
-            at += 1
-            continue
-        at = max(match.end(), at + 1)
-        kind = match.lastgroup
-        if match["here"]:
-            pending.append((match["tag"], current))
-        elif match["redirect"]:
-            expect_file = not match["redirect"].endswith("&") or match["redirect"].startswith("&")
-            if "<" in match["redirect"]:
-                expect_file = False
-        elif match["end"]:
-            token = match["end"]
-            if token == "\n" and pending:
-                at = _take_documents(text, at, pending)
-                pending = []
-            finish(token in ("|", "|&"))
-        elif match["word"]:
-            word = _unquote(match["word"])
-            current.text += " " + match["word"]
-            if expect_file:
-                current.writes.append(word)
-                expect_file = False
-            else:
-                current.words.append(word)
-        elif kind is None:
-            continue
-    finish(False)
-    return commands
-
-
-def _take_documents(text: str, at: int, pending: list[tuple[str, Command]]) -> int:
-    for tag, command in pending:
-        close = re.compile(rf"^[ \t]*{re.escape(tag)}[ \t]*$", re.MULTILINE).search(text, at)
-        end = close.start() if close else len(text)
-        command.text += "\n" + text[at:end]
-        if command.words and command.words[0] in _RUNNERS:
-            command.words.append("\0" + text[at:end])
-        at = close.end() if close else len(text)
-    return at
-
-
-def _unquote(word: str) -> str:
-    return re.sub(
-        r"\\(.)|'([^']*)'?|\"((?:\\.|[^\"\\])*)\"?", lambda m: m[1] or m[2] or m[3] or "", word, flags=re.DOTALL
-    )
 
 
 def _worse(a: Verdict, b: Verdict) -> Verdict:
@@ -416,12 +321,12 @@ def _running(name: str, words: list[str], downloaded: set[str], depth: int) -> V
             elif word.startswith(("http://", "https://", "ftp://")):
                 downloaded.add(word.rsplit("/", 1)[-1])
     if any(
-        w.lstrip("./") in downloaded for w in words if w and (w.startswith("./") or name in _RUNNERS or w is words[0])
+        w.lstrip("./") in downloaded for w in words if w and (w.startswith("./") or name in RUNNERS or w is words[0])
     ):
         return Verdict("block", "runs a program that it just fetched")
     if name == "eval":
         return _worse(Verdict("ask", "runs text as a command"), _judge(" ".join(rest), depth + 1))
-    if name in _SHELLS | {"su", "ssh", "script"}:
+    if name in SHELLS | {"su", "ssh", "script"}:
         worst = Verdict("allow", "")
         for i, word in enumerate(rest):
             if word.startswith("\0"):
