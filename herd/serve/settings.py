@@ -60,3 +60,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
             raise ConfigError(f"--root-path is {self.root_path!r}; expected a path like /llm")
         if not self.models:
             raise ConfigError("models is empty; expected the name or path of at least one model")
+        if len(self.models) > 1:
+            raise ConfigError(
+                f"models names {len(self.models)}: a server has one model; start another for {self.models[1]}"
+            )
