@@ -156,7 +156,10 @@ def test_a_tokenizer_is_made_and_a_new_model_begun_with_it(place, monkeypatch, t
         )
 
 
-@pytest.mark.parametrize("path", sorted(Path("recipes").glob("*.toml")), ids=str)
+RECIPES = [path for path in sorted(Path("recipes").glob("*.toml")) if f"herd train {path}" in path.read_text()]
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=str)
 def test_recipes_that_come_with_herd_are_whole(path):
     asked = resolve(path, {})
     for source in (*asked.recipe.data.sources, *asked.recipe.data.validation):
