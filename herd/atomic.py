@@ -1,9 +1,7 @@
-"""Writing without ever leaving half a file: a temporary name, fsync, rename."""
+"""Writing without ever leaving half a file: a temporary name, fsync, rename; and the whole lines of a file that is appended to."""
 
 import contextlib
 import os
-import shutil
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ from pathlib import Path
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, flushed to disk, when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary = _beside(path)
     try:
         yield temporary
         _flush(temporary)
@@ -24,7 +22,7 @@ def atomic_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """A temporary folder beside `path` that takes its place, flushed to disk, when the block ends well."""
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}.partial")
+    temporary = _beside(path)
     temporary.mkdir(parents=True)
     try:
         yield temporary
@@ -36,7 +34,24 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         os.replace(temporary, path)
         _flush(path.parent)
     finally:
+        import shutil  # not at every start
+
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def whole_lines(path: Path) -> list[bytes]:
+    """The lines of a file that grows by appending; what a kill left of a last one is cut off, so that the next starts anew."""
+    if not path.exists():
+        return []
+    data = path.read_bytes()
+    whole = data[: data.rfind(b"\n") + 1]
+    if len(whole) < len(data):
+        os.truncate(path, len(whole))
+    return whole.splitlines()
+
+
+def _beside(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
 
 
 def _flush(path: Path) -> None:

@@ -105,13 +105,12 @@ def paired(a: ArrayLike, b: ArrayLike, clusters: Sequence[Any] | None = None, le
     gap = second - first
     better, worse = int((gap > 0).sum()), int((gap < 0).sum())
     binary = bool(np.isin(np.concatenate((first, second)), (0.0, 1.0)).all())
-    spread, centre = float(gap.std()), float(gap.mean())
+    centre = float(gap.mean())
     needed = None
     if centre:
-        error = standard_error(gap, clusters)
-        effective = error * math.sqrt(len(gap))  # clusters that agree carry less than their items
+        spread = standard_error(gap, clusters) * math.sqrt(len(gap))  # clusters that agree carry less than their items
         z = _quantile(0.95) + NormalDist().inv_cdf(0.8)
-        needed = max(1, math.ceil((z * max(effective, spread if clusters is None else 0.0) / centre) ** 2))
+        needed = max(1, math.ceil((z * spread / centre) ** 2))
     return Paired(
         mean(gap, clusters, level), mcnemar(better, worse) if binary else None, better, worse, len(gap), needed
     )  # fmt: skip

@@ -1,7 +1,6 @@
 """Prompts that are asked of all, and the replies, made once and kept in a file: judging and studies start again where they stopped."""
 
 import asyncio
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import msgspec
 
 from herd.arena.contestants import Contestant, ContestantError
 from herd.arena.kinds import kind, language
+from herd.atomic import whole_lines
 from herd.errors import FormatError, first_line
 from herd.progress import Progress, silent
 
@@ -60,20 +60,12 @@ class Replies:
         self.path = path
         self._known: dict[tuple[str, str, str], str] = {}
         self._locks: dict[tuple[str, str, str], asyncio.Lock] = {}
-        if path.exists():
-            self._read()
-
-    def _read(self) -> None:
-        data = self.path.read_bytes()
-        whole = data[: data.rfind(b"\n") + 1]
-        for number, line in enumerate(whole.splitlines(), 1):
+        for number, line in enumerate(whole_lines(path), 1):  # killed within a line: that reply is made again
             try:
                 one = msgspec.json.decode(line, type=_Line)
             except msgspec.MsgspecError as error:
-                raise FormatError(f"{self.path}:{number}: not a kept reply ({first_line(error)})") from error
+                raise FormatError(f"{path}:{number}: not a kept reply ({first_line(error)})") from error
             self._known[one.model, one.version, one.prompt] = one.reply
-        if len(whole) < len(data):  # killed within a line: that reply is made again
-            os.truncate(self.path, len(whole))
 
     async def get(self, contestant: Contestant, prompt: str) -> str:
         """A contestant's reply, made now if it is not there. ContestantError when it cannot be made."""

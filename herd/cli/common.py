@@ -108,10 +108,13 @@ def open_model(name: str = DEFAULT_MODEL) -> "Checkpoint":
 def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> "ToolBox":
     """The tools that flags ask for."""
     from herd.tools import ToolBox
-    from herd.tools.builtin import add_tools
 
     box = ToolBox()
-    add_tools(box, [n.strip() for n in (names or "").split(",") if n.strip()], documents)
+    wanted = [n.strip() for n in (names or "").split(",") if n.strip()]
+    if wanted or documents is not None:
+        from herd.tools.builtin import add_tools
+
+        add_tools(box, wanted, documents)
     if mcp is not None:
         from herd.tools.mcp import add_servers
 

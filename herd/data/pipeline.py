@@ -239,8 +239,8 @@ def _write(
                     "of": stored[other]["id"],
                     "of_sample": stored[other]["text"][:SAMPLE],
                 }
-            text = deduplicate.without(row["text"], lines)
-            if rule is None and text != row["text"]:
+            text = deduplicate.without(row["text"], lines) if rule is None else row["text"]
+            if text != row["text"]:
                 left = Counter(row["text"].split("\n"))
                 left.subtract(text.split("\n"))
                 gone_lines.update({line: n for line, n in left.items() if n > 0})
@@ -306,8 +306,9 @@ def make(run: Run, recipe: Recipe, *, workers: int = 1, show: Progress = silent)
         counts = _write(run, recipe, stored, gone, lines)
         stored.close()
         shutil.rmtree(scratch, ignore_errors=True)
-        results: dict[str, Any] = {**counts, **{f"dropped {rule}": n for rule, n in sorted(rules(run.folder).items())}}
-        results["read"] = counts["documents"] + sum(rules(run.folder).values())
+        lost = rules(run.folder)
+        results: dict[str, Any] = {**counts, **{f"dropped {rule}": n for rule, n in sorted(lost.items())}}
+        results["read"] = counts["documents"] + sum(lost.values())
         run.log(event="done", **results)
         run.finish(**results)
     return results

@@ -1,9 +1,9 @@
 """The engine's door: a request becomes sequences, or is refused with an error that names what is wrong with it."""
 
+import os
 import time
 from array import array
 from collections.abc import Iterator
-from random import Random
 
 from herd.engine.constraint import GuardedConstraint
 from herd.engine.request import Request
@@ -13,12 +13,10 @@ from herd.errors import ConstraintError, HerdError, RequestError, first_line
 from herd.family import ModelConfig
 
 
-def admit(
-    request: Request, config: ModelConfig, max_length: int, arrivals: Iterator[int], seeds: Random
-) -> list[Sequence]:
+def admit(request: Request, config: ModelConfig, max_length: int, arrivals: Iterator[int]) -> list[Sequence]:
     """The `n` sequences of a request for a model whose sequences may have `max_length` tokens; RequestError otherwise.
 
-    `arrivals` number them, `seeds` gives a request without a seed one.
+    `arrivals` number them. A request without a seed is given one.
     """
     params = request.params
     params.check(config.vocab)
@@ -34,7 +32,7 @@ def admit(
     score_from = request.score_from
     if score_from is None and params.echo and params.logprobs is not None and length > 1:
         score_from = 1
-    seed = seeds.getrandbits(63) if params.seed is None else params.seed
+    seed = int.from_bytes(os.urandom(8), "little") >> 1 if params.seed is None else params.seed
     deadline = None if request.deadline is None else time.monotonic() + request.deadline
     first = next(arrivals)
     return [

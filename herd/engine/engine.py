@@ -4,15 +4,12 @@ Everything that generates text goes through here: chat, server, synthetic data, 
 """
 
 import itertools
-import os
 import queue
-import random
 import threading
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from concurrent.futures import Future
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -37,6 +34,9 @@ from herd.errors import (
 from herd.family import ModelConfig
 from herd.text.tokenizer import Tokenizer
 from herd.weights.checkpoint import StoredTensor
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 DRAFTS = ("lookup",)
 """Where guesses of the next tokens come from: `lookup` is what followed the last tokens earlier in prompt and reply."""
@@ -81,7 +81,6 @@ class Engine:
         self._outputs: dict[Sequence, Output] = {}
         self._outbox: dict[Caller, list[Event | Completion | HerdError]] = {}
         self._arrivals = itertools.count()
-        self._seeds = random.Random(os.urandom(16))  # of requests without one of their own
         self._thread: threading.Thread | None = None
         self._lock = threading.Lock()  # of the three below
         self._open = 0  # completions that were taken and have not ended
@@ -242,6 +241,8 @@ class Engine:
         ConfigError where the backend cannot; any other error leaves weights half changed and stops the engine.
         """
         check_tensors(self.config, tensors)
+        from concurrent.futures import Future  # not at every start
+
         done: Future[None] = Future()
         self._order("update", (tensors, done))
         done.result()
@@ -251,7 +252,7 @@ class Engine:
         self._check_alive()
         outputs = []
         for request in requests:
-            sequences = admit(request, self.config, self.max_length, self._arrivals, self._seeds)
+            sequences = admit(request, self.config, self.max_length, self._arrivals)
             if self._draft:
                 for sequence in sequences:
                     sequence.lookup = Lookup()

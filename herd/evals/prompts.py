@@ -27,6 +27,13 @@ class Item:
     gold: Any = None
     stop: tuple[str, ...] = field(default=())
 
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """What is scored: each continuation with its context, "" where there is none."""
+        count = len(self.continuations)
+        contexts = self.contexts * count if len(self.contexts) == 1 else self.contexts or ("",) * count
+        return list(zip(contexts, self.continuations, strict=True))
+
 
 def choices_of(task: Task, row: Row) -> list[str]:
     """The answers to choose from: templates, a column that is a list, or one template with an answer on each line."""

@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from herd import __version__
+from herd.atomic import whole_lines
 from herd.config import dump
 from herd.errors import ConfigError, FormatError
 from herd.evals import code, instructions, judge, score
@@ -218,20 +219,13 @@ def _rolling(metric: str, results: Sequence[Result]) -> tuple[float, dict[str, f
 def finished(path: Path) -> dict[str, dict[str, Result]]:
     """Results by task and item of an earlier start; half a line at the end, from a kill, is cut off. Failures are asked again."""
     found: dict[str, dict[str, Result]] = {}
-    if not path.exists():
-        return found
-    data = path.read_bytes()
-    whole = data.rfind(b"\n") + 1
-    for number, line in enumerate(data[:whole].splitlines(), 1):
+    for number, line in enumerate(whole_lines(path), 1):
         try:
             result = msgspec.json.decode(line, type=Result)
         except msgspec.MsgspecError as error:
             raise FormatError(f"{path}:{number}: not a result ({error})") from error
         if not result.error:
             found.setdefault(result.task, {})[result.id] = result
-    if whole < len(data):
-        with path.open("r+b") as file:
-            file.truncate(whole)
     return found
 
 

@@ -130,8 +130,7 @@ class EngineTarget:
         if item.task.kind == "rolling":
             yield from self._windows(item, key)
         elif item.continuations:
-            contexts = item.contexts * len(item.continuations) if len(item.contexts) == 1 else item.contexts
-            pairs = [encode_pair(tokenizer, c, t, self.bos) for c, t in zip(contexts, item.continuations, strict=True)]
+            pairs = [encode_pair(tokenizer, *pair, self.bos) for pair in item.pairs]
             if all(n == len(w) - 1 and w[:n] == pairs[0][0][:n] for w, n in pairs) and pairs[0][1]:
                 # every answer is one token after the same context: one look at it scores them all
                 prompt = pairs[0][0][: pairs[0][1]][-self.engine.max_length :]
@@ -245,10 +244,7 @@ class UrlTarget:
     def _one(self, client: Any, item: Item) -> Answer:
         try:
             if item.continuations:
-                contexts = item.contexts * len(item.continuations) if len(item.contexts) == 1 else item.contexts
-                contexts = contexts or ("",) * len(item.continuations)
-                found = [self._logprob(client, c, t) for c, t in zip(contexts, item.continuations, strict=True)]
-                return Answer(item, tuple(found))
+                return Answer(item, tuple(self._logprob(client, *pair) for pair in item.pairs))
             return self._reply(client, item)
         except Exception as error:  # whatever a transport or a server's odd answer raises is this item's
             return Answer(item, error=first_line(error))
@@ -267,17 +263,10 @@ class UrlTarget:
         return found
 
     def _logprob(self, client: Any, context: str, continuation: str) -> float:
-        stripped = context.rstrip()
-        body = {
-            "prompt": stripped + context[len(stripped) :] + continuation,
-            "max_tokens": 0,
-            "echo": True,
-            "logprobs": 1,
-            "temperature": 0,
-        }
+        body = {"prompt": context + continuation, "max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0}
         scores = self._post(client, "/completions", body)["choices"][0]["logprobs"]
         offsets, values = scores["text_offset"], scores["token_logprobs"]
-        first = next((i for i, offset in enumerate(offsets) if offset >= len(stripped)), len(offsets))
+        first = next((i for i, offset in enumerate(offsets) if offset >= len(context.rstrip())), len(offsets))
         return math.fsum(value for value in values[max(first, 1) :] if value is not None)
 
     def _reply(self, client: Any, item: Item) -> Answer:

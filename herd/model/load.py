@@ -45,9 +45,7 @@ def _fill(name: str, parameter: Tensor, stored: StoredTensor, cut: Cut) -> None:
             raise _wrong_shape(name, stored.shape, parameter.shape)
         span = _held(parameter)
         if span is None:  # sharded twice over one dimension: torch knows how, from the whole
-            value = torch.from_numpy(np.require(stored.float32(), requirements="W")).to(parameter.device)
-            parts = distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            parameter.to_local().copy_(parts.to_local())
+            fill(parameter, torch.from_numpy(np.require(stored.float32(), requirements="W")).to(parameter.device))
             return
         local = parameter.to_local()
     else:
@@ -63,6 +61,15 @@ def _fill(name: str, parameter: Tensor, stored: StoredTensor, cut: Cut) -> None:
         last = min(first + step, rows.stop)
         part = np.require(stored.float32(first, last)[:, columns], requirements=["W", "C"])
         local[first - rows.start : last - rows.start].copy_(torch.from_numpy(part))
+
+
+def fill(target: Tensor, value: Tensor) -> None:
+    """Copy a whole tensor into this process's share of it."""
+    if isinstance(target, DTensor):
+        share = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
+        target.to_local().copy_(share.to_local())
+    else:
+        target.copy_(value)
 
 
 def _held(parameter: DTensor) -> tuple[slice, ...] | None:

@@ -10,7 +10,6 @@ from herd.errors import FormatError
 from herd.text._bpe import Bpe, Strings
 from herd.text.pre_tokenizers import CUTS, pre_tokenizer
 from herd.text.tokenizer import Declared
-from herd.text.tokenizer_json import HFTokenizer
 from herd.text.vocabulary import (
     ALWAYS_SPECIAL,
     GGUF_CONTROL,
@@ -23,6 +22,7 @@ from herd.text.vocabulary import (
 
 if TYPE_CHECKING:
     from herd.text.tokenizer import Batch
+    from herd.text.tokenizer_json import HFTokenizer
 
 _PLAIN, _SPECIAL, _USER = range(3)
 _KIND_OF_TYPE = bytes({GGUF_CONTROL: _SPECIAL, GGUF_USER_DEFINED: _USER}.get(t, _PLAIN) for t in range(256))
@@ -91,8 +91,10 @@ class GGUFTokenizer:
         return self._bpe.token_bytes(token) if token >= 0 else b""
 
     @cached_property
-    def as_hf(self) -> HFTokenizer:
+    def as_hf(self) -> "HFTokenizer":
         """The same vocabulary as a `tokenizer.json`."""
+        from herd.text.tokenizer_json import HFTokenizer  # a chat does not need it
+
         _, tokens, types, merges = self.gguf_vocabulary
         return HFTokenizer.from_gguf(pre=self._pre, tokens=tokens, types=types, merges=merges, declared=self.declared)
 

@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from herd.atomic import atomic_folder
 from herd.errors import ConfigError, FormatError
-from herd.train.layout import fill, shared_like, whole
+from herd.model.load import fill
+from herd.train.layout import shared_like, whole
 from herd.weights.run import WEIGHT, Part, State, Stored, read_state, states, verify
 from herd.weights.tensors import write_tensors
 

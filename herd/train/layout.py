@@ -14,11 +14,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
 from herd.errors import ConfigError
 from herd.model.llama import Transformer
+from herd.model.load import fill
 from herd.model.sharding import cut_dimension, share_of
 
 
@@ -130,15 +131,6 @@ def _style(name: str) -> ParallelStyle:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that processes share, put together on each of them; every process must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def fill(target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into this process's share of it."""
-    if isinstance(target, DTensor):
-        share = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
-        target.to_local().copy_(share.to_local())
-    else:
-        target.copy_(value)
 
 
 def shared_like(target: Tensor, value: Tensor) -> Any:
