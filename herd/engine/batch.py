@@ -1,7 +1,8 @@
 """Prompts -> requests -> answers, one or a file of them; a file's run continues where it was interrupted."""
 
+import itertools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from herd.text.messages import Message
 from herd.text.tokenizer import encode_special
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
+
+_LONGEST = 16 << 20  # bytes of a prompt or a line: several times what fills a context of 131,072 tokens
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -51,11 +54,16 @@ class Prompter:
 
     @staticmethod
     def read_prompt(file: Path) -> str:
-        """A prompt from a file."""
+        """A prompt from a file; ConfigError for what is no text, or longer than any prompt."""
         try:
-            return file.read_text("utf-8")
+            with file.open("rb") as opened:
+                data = opened.read(_LONGEST + 1)
+            text = data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: cannot be read as text ({error})") from error
+        if len(data) > _LONGEST:
+            raise ConfigError(f"{file}: is longer than {_LONGEST >> 20} MiB; no model's context holds such a prompt")
+        return text
 
     def request(
         self, prompt: str, *, system: str | None = None, params: SamplingParams | None = None, name: str = ""
@@ -105,11 +113,7 @@ def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progr
     A line that cannot be answered has its error in `out`, and is tried again by the next run; when all is done,
     RequestError says how many there are.
     """
-    try:
-        lines = [(i, line) for i, line in enumerate(source.read_bytes().splitlines(), 1) if line.strip()]
-    except OSError as error:
-        raise ConfigError(f"{source}: cannot be read ({error.strerror})") from error
-    prompts = [prompter.parse(line, number, str(source)) for number, line in lines]  # all, before any work
+    prompts = [prompter.parse(line, number, str(source)) for number, line in _lines(source)]  # all, before any work
     done = _finished(out)
     todo = [p for p in prompts if any((p.line, index) not in done for index in range(p.params.n))]
     requests = (prompter.request(p.text, system=p.system, params=p.params, name=str(p.line)) for p in todo)
@@ -126,7 +130,8 @@ def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progr
             file.flush()
             answered += 1
             progress("answers", answered, total)
-        os.fsync(file.fileno())
+        if out.is_file():  # a pipe has nothing to flush
+            os.fsync(file.fileno())
     if failed:
         first = failed[0]
         raise RequestError(
@@ -135,9 +140,27 @@ def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progr
         )
 
 
+def _lines(source: Path) -> Iterator[tuple[int, bytes]]:
+    """Lines with something in them, and their numbers; ConfigError for one that never ends."""
+    try:
+        with source.open("rb") as file:
+            for number in itertools.count(1):
+                line = file.readline(_LONGEST + 1)
+                if len(line) > _LONGEST:
+                    raise ConfigError(
+                        f"{source}:{number}: a line of more than {_LONGEST >> 20} MiB; expected a JSON object in each line"
+                    )
+                if not line:
+                    return
+                if line.strip():
+                    yield number, line
+    except OSError as error:
+        raise ConfigError(f"{source}: cannot be read ({error.strerror})") from error
+
+
 def _finished(out: Path) -> set[tuple[int, int]]:
     """Lines and completions that `out` has; what an interruption left of a line, and failures, are taken out of it."""
-    if not out.exists():
+    if not out.is_file():  # not there yet, or a pipe
         return set()
     lines = out.read_bytes().splitlines(keepends=True)
     kept, found = [], set()

@@ -90,6 +90,8 @@ def test_bad_input_is_one_line_and_status_2(arguments, word, smollm):
         (("generate", "--batch", "in.jsonl", "--out", "missing/out.jsonl"), "missing/out.jsonl: No such file"),
         (("generate", "--batch", "in.jsonl", "--out", "."), "Is a directory"),
         (("generate", "--batch", ".", "--out", "out.jsonl"), "cannot be read"),
+        (("generate", "--batch", "/dev/zero", "--out", "out.jsonl"), "/dev/zero:1: a line of more than 16 MiB"),
+        (("generate", "--file", "/dev/zero"), "/dev/zero: is longer than 16 MiB"),
         (("chat", "--documents", "in.jsonl"), "not a folder"),
         (("tokenize", "--model", "in.jsonl", "x"), "in.jsonl"),
         (("runs", "in.jsonl"), "in.jsonl: no such folder"),
@@ -170,6 +172,12 @@ def test_a_batch_resumes_after_being_killed(smollm, tmp_path):
     done = run("generate", "--batch", tmp_path / "in.jsonl", "--out", tmp_path / "new.jsonl")
     assert done.returncode == 2
     assert ":2:" in done.stderr
+
+
+def test_a_batch_may_go_into_a_pipe(smollm, tmp_path):
+    (tmp_path / "in.jsonl").write_text('{"prompt": "Hi", "max_tokens": 1}\n')
+    done = run("generate", "--batch", tmp_path / "in.jsonl", "--out", "/dev/stdout")
+    assert (done.returncode, json.loads(done.stdout)["line"]) == (0, 1)
 
 
 def test_inspect_tokenize_models_convert(smollm, tmp_path):
