@@ -2,21 +2,41 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """A temporary path beside `path` that takes its place, flushed to disk, when the block ends well."""
-    temporary = _beside(path)
-    try:
+    with atomic_files([path]) as (temporary,):
         yield temporary
-        _flush(temporary)
-        os.replace(temporary, path)
-        _flush(path.parent)
+
+
+@contextlib.contextmanager
+def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Temporary paths for a set of files of one folder, which takes its place, flushed to disk, when the block ends well.
+
+    The first file is the last to appear, after all others are on the disk: a set that has it is whole, whatever ended this
+    process. An error on the way takes the others back.
+    """
+    temporaries = [_beside(path) for path in paths]
+    placed: list[Path] = []
+    try:
+        yield temporaries
+        for temporary in temporaries:
+            _flush(temporary)
+        for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
+            os.replace(temporary, path)
+            placed.append(path)
+        if placed:
+            _flush(paths[0].parent)
+        os.replace(temporaries[0], paths[0])
+        placed.clear()
+        _flush(paths[0].parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        for path in (*temporaries, *placed):
+            path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -1,12 +1,11 @@
 """One checkpoint format to another, a few megabytes at a time."""
 
-import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from herd.atomic import atomic_file, atomic_folder
+from herd.atomic import atomic_files, atomic_folder
 from herd.errors import ConfigError
 from herd.progress import Progress, silent
 from herd.quant.dequantize import dequantize
@@ -83,8 +82,7 @@ def convert(
         with atomic_folder(out) as folder:
             (write_hf if kind == "hf" else write_meta)(folder, source, formats, _chunks, count)
         return out
-    with contextlib.ExitStack() as stack:  # files take their places in the reverse order, the first one last
-        temporaries = [stack.enter_context(atomic_file(path)) for path in outs]
+    with atomic_files(outs) as temporaries:
         for part, temporary in enumerate(temporaries):
             with temporary.open("wb") as file:
                 write_gguf(file, source, formats, _chunks, count, part, parts)

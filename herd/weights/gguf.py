@@ -151,7 +151,7 @@ def _read_parts(path: Path) -> tuple[list[MappedFile], dict[str, Any], dict[str,
     paths = [path.with_name(part_name(base, i, count)) for i in range(1, count + 1)] if base else [path]
     missing = next((part for part in paths if not part.exists()), None)
     if base and missing is not None:
-        raise FormatError(f"{path}: {missing.name} is missing beside it; fetch all {count} parts")
+        raise FormatError(f"{path}: {missing.name} is missing beside it; a set is whole with all {count} parts")
     files = [MappedFile(part) for part in paths]
     metadata: dict[str, Any] = {}
     tensors: dict[str, StoredTensor] = {}

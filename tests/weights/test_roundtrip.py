@@ -3,6 +3,9 @@
 import dataclasses
 import hashlib
 import json
+import signal
+import subprocess
+import sys
 
 import gguf
 import numpy as np
@@ -304,6 +307,50 @@ def test_gguf_is_split_and_opened_as_one(tmp_path):
     parts[2].write_bytes(parts[1].read_bytes())
     with pytest.raises(FormatError, match="expected 2 of"):
         open_checkpoint(parts[0])
+
+
+_CRASH = """
+import os, signal, sys
+from pathlib import Path
+from herd.family import shape
+from herd.weights.convert import convert
+from tests.models import random_checkpoint
+
+left, replace = int(sys.argv[2]), os.replace
+
+def replace_or_die(*names):
+    global left
+    if not left:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+    replace(*names)
+
+os.replace = replace_or_die
+convert(random_checkpoint(shape("tiny-3.1")), Path(sys.argv[1]), "gguf", split=200_000)
+"""
+
+
+@pytest.mark.parametrize("renamed", [0, 2])
+def test_a_split_set_that_a_crash_left_is_told_by_name(renamed, tmp_path):
+    command = [sys.executable, "-c", _CRASH, str(tmp_path / "cut.gguf"), str(renamed)]
+    assert subprocess.run(command, timeout=60).returncode == -signal.SIGKILL
+    assert len(list(tmp_path.glob("cut*"))) == renamed
+    with pytest.raises(FormatError, match="cut-00001-of-.* is missing" if renamed else "no checkpoint found"):
+        open_checkpoint(tmp_path)
+
+
+def test_a_split_set_whose_place_is_lost_is_taken_back(tmp_path):
+    convert(random_checkpoint(shape("tiny-3.1")), tmp_path / "cut.gguf", "gguf", split=100_000)
+    taken = sorted(tmp_path.iterdir())[-2]
+    for path in tmp_path.iterdir():
+        path.unlink()
+
+    def in_the_way(*_: object) -> None:
+        taken.mkdir(exist_ok=True)
+
+    with pytest.raises(IsADirectoryError):
+        convert(random_checkpoint(shape("tiny-3.1")), tmp_path / "cut.gguf", "gguf", split=100_000, progress=in_the_way)
+    assert list(tmp_path.iterdir()) == [taken]
 
 
 @pytest.mark.parametrize("kind", ["meta", "hf", "gguf"])
