@@ -1,12 +1,12 @@
-"""What becomes of a sequence's tokens: text, held back where it may begin a stop string, as events or one completion."""
+"""What becomes of a sequence's tokens: text, held back where it may begin a stop string, its scores, as events or one completion."""
 
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 from herd.engine.backend import RowResult
 from herd.engine.request import Completion, Event, FinishReason, Request, TokenLogprob, Usage
 from herd.engine.sequence import Sequence
-from herd.engine.stop import StopStrings
 from herd.errors import HerdError
 from herd.text.tokenizer import StreamDecoder, Tokenizer
 
@@ -102,3 +102,74 @@ class Output:
         prompt = sequence.tokens[: sequence.prompt_length]
         shown = [t for t in prompt if sequence.params.show_special or t not in self._special]
         return b"".join(map(self._tokenizer.token_bytes, shown)).decode("utf-8", "replace")
+
+
+class StopStrings:
+    """Ends a text before the first stop string and never shows the beginning of one: what `push` gives back is safe to show."""
+
+    def __init__(self, stops: tuple[str, ...]) -> None:
+        self._stops = stops
+        self._held = ""
+
+    def push(self, text: str) -> tuple[str, bool]:
+        """Text that is certain, and whether a stop string has been reached."""
+        if not self._stops:
+            return text, False
+        self._held += text
+        found = [at for at in (self._held.find(stop) for stop in self._stops) if at >= 0]
+        if found:
+            return self._held[: min(found)], True
+        keep = max(_beginning(stop, self._held) for stop in self._stops)
+        certain = len(self._held) - keep
+        text, self._held = self._held[:certain], self._held[certain:]
+        return text, False
+
+    def finish(self) -> str:
+        """What was held back when the stream ended without a stop string."""
+        text, self._held = self._held, ""
+        return text
+
+
+def _beginning(stop: str, text: str) -> int:
+    """How many characters at the end of `text` are the beginning of `stop`, short of all of it."""
+    at = text.find(stop[0], max(0, len(text) - len(stop) + 1))
+    while at >= 0 and not stop.startswith(text[at:]):
+        at = text.find(stop[0], at + 1)
+    return len(text) - at if at >= 0 else 0
+
+
+class ContentScores:
+    """Takes the scores of all tokens as they come, and gives those whose text has been shown: no stop strings, no end of the
+    turn, no calls.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, show_special: bool = False) -> None:
+        self._tokenizer = tokenizer
+        self._hidden = frozenset() if show_special else frozenset(tokenizer.special_tokens.values())
+        self._waiting: deque[tuple[TokenLogprob, int]] = deque()  # with the bytes of text up to its end
+        self._produced = self._shown = 0
+
+    def push(self, event: Event) -> None:
+        """Take an event's scores; the token that ends the turn has none here."""
+        scores = event.logprobs
+        if event.finish_reason == "stop" and scores and scores[-1].token in self._tokenizer.stop_ids:
+            scores = scores[:-1]
+        for score in scores:
+            if score.token not in self._hidden:
+                self._produced += len(self._tokenizer.token_bytes(score.token))
+            self._waiting.append((score, self._produced))
+
+    def of(self, text: str) -> tuple[TokenLogprob, ...]:
+        """The scores of tokens that are shown whole once `text` is."""
+        if not self._waiting and not self._produced:
+            return ()
+        self._shown += len(text.encode("utf-8", "replace"))
+        found = []
+        while self._waiting and self._waiting[0][1] <= self._shown:
+            found.append(self._waiting.popleft()[0])
+        return tuple(found)
+
+    def skip(self) -> None:
+        """What has come so far will not be shown."""
+        self._waiting.clear()
+        self._shown = self._produced

@@ -8,8 +8,8 @@ from typing import Any
 
 import msgspec
 
+from herd.engine.output import ContentScores
 from herd.engine.request import Event, Request, TokenLogprob, Usage
-from herd.engine.scores import ContentScores
 from herd.errors import RequestError
 from herd.serve.job import add, held_text, usage
 from herd.serve.reply import ensure_finished, generate, sampling

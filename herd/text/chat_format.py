@@ -9,11 +9,9 @@ from typing import Any, Protocol
 
 from herd.errors import FormatError, RequestError
 from herd.text.dialog import ROLES, Dialog, ToolFormat, system_text
-from herd.text.encoded import Encoded
 from herd.text.messages import Message, Tool, ToolCall
-from herd.text.template import ChatTemplate
-from herd.text.template_messages import CallsForm, calls_form, message_dicts, tool_dict
-from herd.text.tokenizer import Tokenizer
+from herd.text.template import CallsForm, ChatTemplate, calls_form, message_dicts, tool_dict
+from herd.text.tokenizer import Encoded, Tokenizer
 from herd.text.vocabulary import looks_special
 
 

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 from herd.errors import FormatError, RequestError
-from herd.text.encoded import Encoded
 from herd.text.messages import Message, Tool, ToolCall
-from herd.text.tokenizer import Tokenizer
+from herd.text.tokenizer import Encoded, Tokenizer
 
 ToolFormat = Literal["json", "function_tag"]
 ROLES = ("system", "user", "assistant", "ipython")

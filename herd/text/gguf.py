@@ -9,15 +9,13 @@ from typing import TYPE_CHECKING
 from herd.errors import FormatError
 from herd.text._bpe import Bpe, Strings
 from herd.text.pre_tokenizers import CUTS, pre_tokenizer
-from herd.text.tokenizer import Declared
+from herd.text.tokenizer import Declared, cut_long, well_formed
 from herd.text.vocabulary import (
     ALWAYS_SPECIAL,
     GGUF_CONTROL,
     GGUF_USER_DEFINED,
-    cut_long,
     looks_special,
     stops_of,
-    well_formed,
 )
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 from herd.errors import FormatError, first_line
 from herd.text.pre_tokenizers import LLAMA3_PATTERN, STEPS
-from herd.text.tokenizer import Declared
+from herd.text.tokenizer import Declared, well_formed
 from herd.text.tokenizer_json import tokenizer_spec
-from herd.text.vocabulary import LLAMA3_SPECIAL, one_batch, stops_of, to_characters, well_formed
+from herd.text.vocabulary import LLAMA3_SPECIAL, one_batch, stops_of, to_characters
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,9 +1,10 @@
-"""What every tokenizer does, and the decoder that turns a stream of tokens into whole characters."""
+"""What every tokenizer does, texts and conversations as tokens, and the decoder that makes whole characters of a stream."""
 
 import codecs
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
 
     # Ids of many texts one after another [total], and where each begins, with the end [texts + 1].
     Batch = tuple[NDArray[np.uint32], NDArray[np.int64]]
+
+# In every pre-tokenizer here a word ends between a letter or digit and the whitespace after it.
+_LONG, _WORD_END = 8_000, re.compile(r"(?<=[^\W_])(?=\s)")
+Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -98,3 +103,47 @@ class StreamDecoder:
     def finish(self) -> str:
         """What is left: U+FFFD for an unfinished character, or nothing."""
         return self._utf8.decode(b"", final=True)
+
+
+def well_formed(text: str) -> bytes:
+    """UTF-8; lone surrogates become U+FFFD, as tiktoken makes them."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
+
+
+def cut_long(text: str) -> list[str]:
+    """Parts of some thousand characters of a long text, cut where no token crosses."""
+    cuts = [0]
+    while len(text) > cuts[-1] + _LONG and (cut := _WORD_END.search(text, cuts[-1] + _LONG)) is not None:
+        cuts.append(cut.end())
+    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]
+
+
+class Encoded:
+    """A conversation as `tokens`, and `loss_mask`, as long: True for tokens of an assistant's turn and for the one that ends it.
+
+    The mask is made when it is asked for, since a prompt needs none. RequestError there for a template that does not
+    tell which text is an assistant's.
+    """
+
+    def __init__(self, tokens: list[int], mask: Callable[[], list[bool]]) -> None:
+        self.tokens = tokens
+        self._mask = mask
+
+    @cached_property
+    def loss_mask(self) -> list[bool]:
+        """Whether each token counts."""
+        return self._mask()
+
+
+def covered(lengths: Sequence[int], spans: Sequence[Span]) -> list[bool]:
+    """Whether each of neighbouring pieces of these lengths has a part in one of the spans, which are sorted."""
+    mask, start, i = [], 0, 0
+    for length in lengths:
+        while i < len(spans) and spans[i][1] <= start:
+            i += 1
+        mask.append(i < len(spans) and spans[i][0] < start + length)
+        start += length
+    return mask

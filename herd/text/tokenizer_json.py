@@ -10,18 +10,16 @@ import msgspec
 
 from herd.errors import FormatError, first_line
 from herd.text.pre_tokenizers import PRE_TOKENIZERS, STEPS, recognize
-from herd.text.tokenizer import Declared
+from herd.text.tokenizer import Declared, cut_long, well_formed
 from herd.text.vocabulary import (
     ALWAYS_SPECIAL,
     GGUF_CONTROL,
     GGUF_USER_DEFINED,
     LLAMA3_SPECIAL,
-    cut_long,
     looks_special,
     one_batch,
     stops_of,
     to_bytes,
-    well_formed,
 )
 
 if TYPE_CHECKING:

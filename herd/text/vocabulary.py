@@ -1,6 +1,5 @@
-"""What vocabularies have in common: bytes as printable characters, names of special tokens, ends of replies, cutting long texts."""
+"""What vocabularies have in common: bytes as printable characters, names of special tokens, ends of replies."""
 
-import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -23,9 +22,6 @@ ALWAYS_SPECIAL = (
 )  # fmt: skip
 """Names that end a reply and that no text has by chance: special and a stop however a file types them."""
 _STOP_NAMES = (*ALWAYS_SPECIAL, "</s>", "<EOT>", "[EOT]", "[EOS]", "<eos>")
-
-# In every pre-tokenizer here a word ends between a letter or digit and the whitespace after it.
-_LONG, _WORD_END = 8_000, re.compile(r"(?<=[^\W_])(?=\s)")
 
 
 @lru_cache(maxsize=1)
@@ -76,19 +72,3 @@ def one_batch(encoded: "Iterable[NDArray[np.uint32]]") -> "Batch":
     offsets = np.zeros(len(arrays) + 1, np.int64)
     np.cumsum([len(ids) for ids in arrays], out=offsets[1:])
     return np.concatenate([np.zeros(0, np.uint32), *arrays]), offsets
-
-
-def well_formed(text: str) -> bytes:
-    """UTF-8; lone surrogates become U+FFFD, as tiktoken makes them."""
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").encode()
-
-
-def cut_long(text: str) -> list[str]:
-    """Parts of some thousand characters of a long text, cut where no token crosses."""
-    cuts = [0]
-    while len(text) > cuts[-1] + _LONG and (cut := _WORD_END.search(text, cuts[-1] + _LONG)) is not None:
-        cuts.append(cut.end())
-    return [text[a:b] for a, b in zip(cuts, [*cuts[1:], len(text)], strict=True)]

@@ -7,8 +7,7 @@ from transformers import PreTrainedTokenizerFast
 
 from herd.errors import RequestError
 from herd.text.messages import Message, Tool, ToolCall
-from herd.text.template import ChatTemplate
-from herd.text.template_messages import CallsForm, message_dicts, tool_dict
+from herd.text.template import CallsForm, ChatTemplate, message_dicts, tool_dict
 
 TEMPLATES = {
     path.stem: path.read_text() for path in sorted((Path(__file__).parents[1] / "data/templates").glob("*.jinja"))
