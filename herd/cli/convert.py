@@ -11,7 +11,7 @@ from pathlib import Path
 
 import click
 
-from herd.cli.common import PATH, open_model, show_progress, split_option
+from herd.cli.common import PATH, open_model, show_progress, split_option, warn
 from herd.weights.convert import convert, target_kind
 
 
@@ -31,5 +31,5 @@ def command(
     kind = target_kind(out, to)
     checkpoint = open_model(source)
     with show_progress(in_bytes=True) as progress:
-        written = convert(checkpoint, out, kind, format, progress, split)
+        written = convert(checkpoint, out, kind, format, progress, split, warn)
     print(written)

@@ -19,7 +19,8 @@ from herd.text.tokenizer import encode_special
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
 
-_LONGEST = 16 << 20  # bytes of a prompt or a line: several times what fills a context of 131,072 tokens
+_LONGEST = 16 << 20  # bytes of a line: several times what fills a context of 131,072 tokens
+_LONGEST_TEXT = 256 << 20
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -54,16 +55,15 @@ class Prompter:
 
     @staticmethod
     def read_prompt(file: Path) -> str:
-        """A prompt from a file; ConfigError for what is no text, or longer than any prompt."""
+        """A prompt, or a text to calibrate with, from a file; ConfigError for what is no text or does not end."""
         try:
             with file.open("rb") as opened:
-                data = opened.read(_LONGEST + 1)
-            text = data.decode("utf-8")
+                data = opened.read(_LONGEST_TEXT + 1)
+            if len(data) > _LONGEST_TEXT:
+                raise ConfigError(f"{file}: is longer than {_LONGEST_TEXT >> 20} MiB; give a part of it")
+            return data.decode("utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"{file}: cannot be read as text ({error})") from error
-        if len(data) > _LONGEST:
-            raise ConfigError(f"{file}: is longer than {_LONGEST >> 20} MiB; no model's context holds such a prompt")
-        return text
 
     def request(
         self, prompt: str, *, system: str | None = None, params: SamplingParams | None = None, name: str = ""

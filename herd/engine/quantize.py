@@ -75,7 +75,7 @@ def write(
     if calibration is None:
         return write_quantized(source, out, fmt, embedding, progress=progress, split=split, say=say)
     small = prepared(source, fmt, calibration, embedding, tuned, progress, say)
-    return convert(small, out, kind, progress=progress, split=split)
+    return convert(small, out, kind, progress=progress, split=split, say=say)
 
 
 def report(before: Checkpoint, after: Checkpoint, text: str | None, chunks: int = 40) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from herd.errors import FormatError, NoTokenizerError
 from herd.family import ModelConfig
 from herd.quant.formats import number_format
 from herd.text.limited import LimitedTokenizer
-from herd.text.tokenizer import Tokenizer
+from herd.text.tokenizer import Declared, Tokenizer
 
 if TYPE_CHECKING:  # numpy takes a tenth of a second, which a chat from a GGUF file need not wait for
     import numpy as np
@@ -106,6 +106,10 @@ class Checkpoint:
     tool_template: str | None = None  # serves where tools are offered
     sampling: Mapping[str, float] = field(default_factory=dict)  # what it recommends, by the names of SamplingParams
     name: str = ""
+    about: Mapping[str, bytes] = field(
+        default_factory=dict
+    )  # a GGUF file's general.*: author, licence, ..., as its bytes
+    load_declared: Callable[[], Declared] = Declared  # what is declared where there is no tokenizer
     files: tuple[Path, ...] = ()
     maps: tuple["MappedFile", ...] = field(default=(), repr=False)
 
@@ -115,6 +119,14 @@ class Checkpoint:
         tokenizer = self.load_tokenizer()
         spare = tokenizer.vocab_size > self.config.vocab
         return LimitedTokenizer(tokenizer, self.config.vocab) if spare else tokenizer
+
+    @property
+    def declared(self) -> Declared:
+        """What the checkpoint says of its tokens, with or without a tokenizer beside it."""
+        try:
+            return self.tokenizer.declared
+        except NoTokenizerError:
+            return self.load_declared()
 
     def check_writable(self) -> None:
         """FormatError for a checkpoint whose tokenizer does not fit its weights: it is run, not written."""

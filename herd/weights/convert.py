@@ -1,6 +1,6 @@
 """One checkpoint format to another, a few megabytes at a time."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -46,11 +46,12 @@ def convert(
     weights: str | None = None,
     progress: Progress = silent,
     split: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Path:
     """Write `source` to `out` as `kind` (meta, hf, gguf), matrices in number format `weights` (F32, F16 or BF16).
 
     Without `weights` every tensor keeps its format where the target has it, and becomes BF16 where it has not. `split`:
-    GGUF as files of at most so many bytes of weights, named like llama.cpp's. Returns what was written, of several files
+    GGUF as files of at most so many bytes of weights, named like llama.cpp's. `say` is told what is lost. Returns what was written, of several files
     the first. Raises ConfigError when `out` exists or cannot hold the format, FormatError naming tensor and row for
     weights that are not finite or that the format cannot hold.
     """
@@ -79,6 +80,8 @@ def convert(
         progress("writing", done, total)
 
     if kind != "gguf":
+        if source.about:
+            say(f"left out, as only GGUF files have a place for them: {', '.join(source.about)}")
         with atomic_folder(out) as folder:
             (write_hf if kind == "hf" else write_meta)(folder, source, formats, _chunks, count)
         return out

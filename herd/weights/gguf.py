@@ -4,7 +4,7 @@ Everything in a header is checked before it is believed: counts against the byte
 file and each other, types against what the architecture needs.
 """
 
-import contextlib
+import re
 import struct
 from array import array
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +20,7 @@ from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_
 from herd.weights.choose import part_name, part_of
 from herd.weights.dialog_files import from_metadata, to_metadata
 from herd.weights.gguf_config import config_from_gguf, config_to_gguf
-from herd.weights.gguf_tokenizer import tokenizer_from_gguf, tokenizer_to_gguf
+from herd.weights.gguf_tokenizer import declared_in, declared_to_gguf, tokenizer_from_gguf, tokenizer_to_gguf
 from herd.weights.kinds import unlike
 from herd.weights.names import from_canonical, to_canonical
 
@@ -28,6 +28,10 @@ _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: 
 _STRING, _ARRAY = 8, 9
 _U16, _I32 = (2, "H"), (5, "i")
 _ALIGNMENT = 32
+# What describes a model and no file: not its name, which a checkpoint has anyway, its sampling or how numbers are held.
+_ABOUT = re.compile(
+    r"general\.(?!(architecture|name|alignment|file_type|quantization_version|sampling\..*)$)[a-z0-9_.]+"
+)
 _KINDS = {
     "adapter": "a LoRA adapter",
     "mmproj": "what a multimodal model sees with",
@@ -86,8 +90,8 @@ class _Cursor:
         return strings
 
 
-def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, StoredTensor]]:
-    """Metadata and the tensors by the file's own names."""
+def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, StoredTensor], dict[str, bytes]]:
+    """Metadata, the tensors by the file's own names, and what metadata say about the model, as bytes with their types."""
     cursor = _Cursor(file)
     if bytes(file.data[:4]) != b"GGUF":
         raise unlike(file.path, "a GGUF file")
@@ -105,11 +109,15 @@ def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, StoredTenso
             f"{file.path}: damaged GGUF: claims {tensor_count:,} tensors and {key_count:,} keys in {file.size:,} bytes"
         )
     metadata: dict[str, Any] = {}
+    about: dict[str, bytes] = {}
     for _ in range(key_count):
         key = cursor.string("a key")
         if key in metadata:
             raise FormatError(f"{file.path}: damaged GGUF: key {key!r} appears twice")
+        start = cursor.at
         metadata[key] = cursor.any(cursor.value("I", key), key)
+        if _ABOUT.fullmatch(key):
+            about[key] = bytes(file.data[start : cursor.at])
     entries = [_entry(cursor) for _ in range(tensor_count)]
     alignment = metadata.get("general.alignment", _ALIGNMENT)
     if not isinstance(alignment, int) or not 0 < alignment <= 1 << 20 or alignment & (alignment - 1):
@@ -124,7 +132,7 @@ def read_header(file: MappedFile) -> tuple[dict[str, Any], dict[str, StoredTenso
             raise FormatError(f"{file.path}: damaged GGUF: tensor {name!r} overlaps another or is not aligned")
         tensors[name] = file.tensor(fmt, shape, start + offset, f"tensor {name!r}")
         end = offset + tensors[name].nbytes
-    return metadata, tensors
+    return metadata, tensors, about
 
 
 def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], str, int]:
@@ -145,8 +153,8 @@ def _entry(cursor: _Cursor) -> tuple[str, tuple[int, ...], str, int]:
     return name, tuple(reversed(sizes)), GGUF_TYPES[kind].name, offset
 
 
-def _read_parts(path: Path) -> tuple[list[MappedFile], dict[str, Any], dict[str, StoredTensor]]:
-    """The file, or all parts of the split file that it belongs to; metadata are the first part's."""
+def _read_parts(path: Path) -> tuple[list[MappedFile], dict[str, Any], dict[str, StoredTensor], dict[str, bytes]]:
+    """The file, or all parts of the split file that it belongs to, as one `read_header`; metadata are the first part's."""
     base, _, count = part_of(path.name) or ("", 1, 1)
     paths = [path.with_name(part_name(base, i, count)) for i in range(1, count + 1)] if base else [path]
     missing = next((part for part in paths if not part.exists()), None)
@@ -155,9 +163,11 @@ def _read_parts(path: Path) -> tuple[list[MappedFile], dict[str, Any], dict[str,
     files = [MappedFile(part) for part in paths]
     metadata: dict[str, Any] = {}
     tensors: dict[str, StoredTensor] = {}
+    about: dict[str, bytes] = {}
     for index, file in enumerate(files):
-        keys, found = read_header(file)
-        metadata = metadata or keys
+        keys, found, general = read_header(file)
+        if index == 0:
+            metadata, about = keys, general
         if (keys.get("split.no", 0), keys.get("split.count", 0) or 1) != (index, count):
             raise FormatError(
                 f"{file.path}: says it is part {keys.get('split.no', 0)} of {keys.get('split.count', 0)} (from 0); expected "
@@ -168,12 +178,12 @@ def _read_parts(path: Path) -> tuple[list[MappedFile], dict[str, Any], dict[str,
         tensors |= found
     if metadata.get("split.tensors.count", len(tensors)) != len(tensors):
         raise FormatError(f"{path}: its parts have {len(tensors)} tensors; expected {metadata['split.tensors.count']}")
-    return files, metadata, tensors
+    return files, metadata, tensors, about
 
 
 def open_gguf(path: Path) -> Checkpoint:
     """Open a GGUF file of the llama architecture, all its parts if it is split; FormatError otherwise."""
-    files, metadata, raw = _read_parts(path)
+    files, metadata, raw, about = _read_parts(path)
     where = str(path)
     if (kind := metadata.get("general.type", "model")) != "model":
         raise FormatError(f"{where}: holds {_KINDS.get(kind, f'a {kind}')}, which alone is no model")
@@ -191,8 +201,8 @@ def open_gguf(path: Path) -> Checkpoint:
     title = metadata.get("general.name")
     return Checkpoint(
         path, "gguf", config, check_tensors(config, tensors, where), lambda: tokenizer_from_gguf(metadata, where),
-        **from_metadata(metadata),
-        name=title if isinstance(title, str) else path.stem, files=tuple(file.path for file in files), maps=tuple(files),
+        **from_metadata(metadata), name=title if isinstance(title, str) else path.stem,
+        about=about, load_declared=lambda: declared_in(metadata, config.vocab), files=tuple(file.path for file in files), maps=tuple(files),
     )  # fmt: skip
 
 
@@ -279,17 +289,18 @@ def _padded(size: int) -> int:
 
 
 def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
-
     config = checkpoint.config
     values: dict[str, Any] = {
         "general.architecture": "llama",
         "general.name": checkpoint.name,
+        **checkpoint.about,
         **config_to_gguf(config),
     }
     values |= to_metadata(checkpoint)
-    with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
-        values |= tokenizer_to_gguf(checkpoint.tokenizer, config.vocab)
-    return values
+    try:
+        return values | tokenizer_to_gguf(checkpoint.tokenizer, config.vocab)
+    except NoTokenizerError:  # stays without one; "none" is llama.cpp's word
+        return values | {"tokenizer.ggml.model": "none", **declared_to_gguf(checkpoint.declared)}
 
 
 def _packed_string(text: str) -> bytes:

@@ -22,7 +22,7 @@ def tokenizer_from_gguf(metadata: dict[str, Any], where: str) -> GGUFTokenizer:
     """The tokenizer that a file's metadata describe; NoTokenizerError when there is none."""
     prefix = "tokenizer.ggml."
     model = metadata.get(prefix + "model")
-    if model is None:
+    if model in (None, "none", "no_vocab"):
         raise NoTokenizerError(f"{where}: no tokenizer in the file")
     if model != "gpt2":
         raise FormatError(f"{where}: tokenizer {model!r}; herd reads byte-level BPE vocabularies ('gpt2')")
@@ -30,7 +30,9 @@ def tokenizer_from_gguf(metadata: dict[str, Any], where: str) -> GGUFTokenizer:
     if prefix + "token_type" not in metadata and isinstance(metadata.get(prefix + "tokens"), Strings):
         metadata = {
             **metadata,
-            prefix + "token_type": _types(list(metadata[prefix + "tokens"]), _declared(metadata, "gpt-2")),
+            prefix + "token_type": _types(
+                list(metadata[prefix + "tokens"]), declared_in(metadata, len(metadata[prefix + "tokens"]))
+            ),
         }
     for key, kind, what in (
         ("tokens", Strings, "strings"),
@@ -48,7 +50,7 @@ def tokenizer_from_gguf(metadata: dict[str, Any], where: str) -> GGUFTokenizer:
         tokens=lists["tokens"],
         types=lists["token_type"],
         merges=lists["merges"],
-        declared=_declared(metadata, pre),
+        declared=declared_in(metadata, len(lists["tokens"]), pre_tokenizer(pre).adds_bos),
     )
 
 
@@ -85,22 +87,19 @@ def _pre(metadata: dict[str, Any], lists: dict[str, Any], where: str) -> str:
     return "gpt-2"
 
 
-def _declared(metadata: dict[str, Any], pre: str) -> Declared:
-    """What a file says of its tokens. More stops than eos, eot and eom are in a key of our own, which holds only while
-    it agrees with them: other programs change those alone.
+def declared_in(metadata: dict[str, Any], count: int, adds_bos: bool = False) -> Declared:
+    """What a file says of its `count` tokens. More stops than eos, eot and eom are in a key of our own, which holds only
+    while it agrees with them: other programs change those alone.
     """
     prefix = "tokenizer.ggml."
     values = {kind: metadata.get(f"{prefix}{key}_token_id") for kind, key in _DECLARED.items()}
-    found = {
-        kind: value if isinstance(value, int) and 0 <= value < len(metadata[prefix + "tokens"]) else None
-        for kind, value in values.items()
-    }
+    found = {kind: value if isinstance(value, int) and 0 <= value < count else None for kind, value in values.items()}
     stops = _stops(found)
     more = metadata.get(_STOPS_KEY)
     if isinstance(more, list) and all(isinstance(stop, int) for stop in more) and set(stops) <= set(more):
         stops = tuple(more)
     return Declared(
-        **found, stops=stops, add_bos=bool(metadata.get(prefix + "add_bos_token", pre_tokenizer(pre).adds_bos)),
+        **found, stops=stops, add_bos=bool(metadata.get(prefix + "add_bos_token", adds_bos)),
         add_eos=bool(metadata.get(prefix + "add_eos_token", False)),
     )  # fmt: skip
 
@@ -120,14 +119,20 @@ def tokenizer_to_gguf(tokenizer: Tokenizer, vocab: int) -> dict[str, Any]:
     pre, tokens, types, merges = tokenizer.gguf_vocabulary
     tokens += [f"[PAD{i}]" for i in range(len(tokens), vocab)]
     types += [5] * (vocab - len(types))
-    declared = tokenizer.declared
-    found = {kind: getattr(declared, kind) for kind in _DECLARED}
-    values: dict[str, Any] = {
+    return {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": pre,
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": merges,
+        **declared_to_gguf(tokenizer.declared),
+    }
+
+
+def declared_to_gguf(declared: Declared) -> dict[str, Any]:
+    """The metadata of what is declared."""
+    found = {kind: getattr(declared, kind) for kind in _DECLARED}
+    values: dict[str, Any] = {
         "tokenizer.ggml.add_bos_token": declared.add_bos,
         "tokenizer.ggml.add_eos_token": declared.add_eos,
         **{f"tokenizer.ggml.{_DECLARED[kind]}_token_id": token for kind, token in found.items() if token is not None},

@@ -1,6 +1,5 @@
 """Hugging Face folders: `config.json`, `model.safetensors` or its index, tokenizer files. FBGEMM FP8 included."""
 
-import contextlib
 import itertools
 import json
 import re
@@ -24,7 +23,7 @@ from herd.weights.names import (
     is_rotary,
     to_canonical,
 )
-from herd.weights.sidecars import read_tokenizer, write_tokenizer
+from herd.weights.sidecars import read_declared, read_tokenizer, write_declared, write_tokenizer
 
 _DTYPES = {"F32": "F32", "F16": "F16", "BF16": "BF16", "F8_E4M3": "F8_E4M3"}
 _MAX_HEADER = 100 << 20
@@ -130,7 +129,8 @@ def open_hf(folder: Path) -> Checkpoint:
         tensors[canonical] = tensor
     return Checkpoint(
         folder, "hf", config, check_tensors(config, tensors, str(folder)), lambda: read_tokenizer(folder),
-        name=folder.name, files=tuple(paths), maps=tuple(f.file for f in files), **read_dialog(folder),
+        name=folder.name, load_declared=lambda: read_declared(folder, {}), files=tuple(paths),
+        maps=tuple(f.file for f in files), **read_dialog(folder),
     )  # fmt: skip
 
 
@@ -285,7 +285,9 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, formats: dict[str, str
         settings["quantization_config"] = {
             "quant_method": "fbgemm_fp8", "activation_scale_ub": 1200.0, "modules_to_not_convert": kept,
         }  # fmt: skip
-    with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
+    try:
         settings |= write_tokenizer(folder, checkpoint.tokenizer, checkpoint.config.context)
+    except NoTokenizerError:  # stays without one
+        settings |= write_declared(folder, checkpoint.declared)
     write_dialog(folder, checkpoint)
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -1,6 +1,5 @@
 """Meta's own files: `params.json`, `consolidated.NN.pth` (1 to 16 model-parallel shards), `tokenizer.model`."""
 
-import contextlib
 import json
 import re
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ from herd.weights.dialog_files import read_dialog, write_dialog
 from herd.weights.files import read_json
 from herd.weights.kinds import is_sentencepiece, unlike
 from herd.weights.pth import PthFile, write_pth
-from herd.weights.sidecars import read_declared, read_tokenizer, write_tokenizer
+from herd.weights.sidecars import read_declared, read_tokenizer, write_declared, write_tokenizer
 
 _IGNORED = {"rope.freqs"}
 _REFUSED = (
@@ -71,7 +70,8 @@ def open_meta(folder: Path) -> Checkpoint:
 
     return Checkpoint(
         folder, "meta", config, check_tensors(config, tensors, str(folder)), lambda: _tokenizer(folder),
-        name=folder.name, files=tuple(paths), maps=tuple(shard.file for shard in shards), **read_dialog(folder),
+        name=folder.name, load_declared=lambda: read_declared(folder, {}), files=tuple(paths),
+        maps=tuple(shard.file for shard in shards), **read_dialog(folder),
     )  # fmt: skip
 
 
@@ -229,8 +229,10 @@ def write_meta(
     with (folder / "consolidated.00.pth").open("wb") as file:
         write_pth(file, tensors, shared, counted)
     (folder / "params.json").write_text(params_json(config))
-    with contextlib.suppress(NoTokenizerError):  # a checkpoint without a tokenizer stays one
+    try:
         _write_tokenizer(folder, checkpoint.tokenizer, config.context)
+    except NoTokenizerError:  # stays without one
+        write_declared(folder, checkpoint.declared)
     write_dialog(folder, checkpoint)
 
 

@@ -130,4 +130,4 @@ def write_quantized(
 ) -> Path:
     """Quantize to a .gguf file (or several, see `convert`), or for FP8 to a Hugging Face folder; returns what was written."""
     kind = quantized_kind(out, fmt)
-    return convert(quantized(source, fmt, None, embedding, say), out, kind, progress=progress, split=split)
+    return convert(quantized(source, fmt, None, embedding, say), out, kind, progress=progress, split=split, say=say)

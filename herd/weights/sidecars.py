@@ -28,11 +28,12 @@ def read_tokenizer(folder: Path) -> HFTokenizer:
     return HFTokenizer.from_spec(spec, read_declared(folder, _ids(spec), begins, ends), str(path))
 
 
-def read_declared(folder: Path, ids: Mapping[str, int], add_bos: bool, add_eos: bool) -> Declared:
+def read_declared(folder: Path, ids: Mapping[str, int], add_bos: bool = False, add_eos: bool = False) -> Declared:
     """What the files of a folder declare of tokens whose names have these `ids`.
 
     A name in tokenizer_config.json goes before a number elsewhere; every number that either configuration gives for
-    eos ends a reply. `add_bos` and `add_eos` hold where tokenizer_config.json does not say.
+    eos ends a reply. `add_bos` and `add_eos` hold where tokenizer_config.json does not say. Without a tokenizer, `ids` is
+    empty and tokenizer_config.json holds numbers instead of names.
     """
     config, generation, names, settings = (
         _optional(folder / f"{name}.json")
@@ -42,7 +43,12 @@ def read_declared(folder: Path, ids: Mapping[str, int], add_bos: bool, add_eos: 
     found: dict[str, int | None] = {}
     for kind in _NAMED:
         named = ids.get(_content(settings.get(f"{kind}_token")))
-        numbers = [named, *_numbers(generation, kind), *_numbers(config, kind)]
+        numbers = [
+            named,
+            *_numbers({} if ids else settings, kind),
+            *_numbers(generation, kind),
+            *_numbers(config, kind),
+        ]
         found[kind] = next((number for number in numbers if number is not None), None)
     if found["bos"] is None:
         found["bos"] = ids.get("<|begin_of_text|>")
@@ -60,26 +66,39 @@ def write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int, *, spec: b
     declared = tokenizer.declared
     contents = json.loads(tokenizer.to_json())
     names = {number: name for name, number in _ids(contents).items()}
-    tokens = {f"{kind}_token": names.get(getattr(declared, kind)) for kind in _NAMED}
     settings = {
         "tokenizer_class": "PreTrainedTokenizerFast",
-        **{key: name for key, name in tokens.items() if name is not None},
-        "add_bos_token": declared.add_bos,
-        "add_eos_token": declared.add_eos,
+        **_present({f"{kind}_token": names.get(getattr(declared, kind)) for kind in _NAMED}),
         "model_max_length": context,
         "clean_up_tokenization_spaces": False,
     }
-    stops = list(declared.stops)
-    numbers = {"bos_token_id": declared.bos, "eos_token_id": stops if len(stops) > 1 else next(iter(stops), None)}
-    if declared.pad is not None:
-        numbers["pad_token_id"] = declared.pad
     if spec:
         if contents.get("post_processor") is None:
             contents["post_processor"] = _post_processor(declared, names)
         (folder / "tokenizer.json").write_text(json.dumps(contents, ensure_ascii=False), encoding="utf-8")
+    return _write_declared(folder, declared, settings)
+
+
+def write_declared(folder: Path, declared: Declared) -> dict[str, Any]:
+    """Write what is declared where there is no tokenizer, as numbers; gives the keys for config.json."""
+    if declared == Declared():
+        return {}
+    return _write_declared(folder, declared, _present({f"{kind}_token_id": getattr(declared, kind) for kind in _NAMED}))
+
+
+def _write_declared(folder: Path, declared: Declared, settings: dict[str, Any]) -> dict[str, Any]:
+    settings |= {"add_bos_token": declared.add_bos, "add_eos_token": declared.add_eos}
+    stops = list(declared.stops)
+    numbers = {"bos_token_id": declared.bos, "eos_token_id": stops if len(stops) > 1 else next(iter(stops), None)}
+    if declared.pad is not None:
+        numbers["pad_token_id"] = declared.pad
     for name, value in (("generation_config", numbers), ("tokenizer_config", settings)):
         (folder / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
     return numbers
+
+
+def _present(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def _post_processor(declared: Declared, names: Mapping[int, str]) -> dict[str, Any] | None:

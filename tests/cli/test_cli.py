@@ -91,7 +91,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, word, smollm):
         (("generate", "--batch", "in.jsonl", "--out", "."), "Is a directory"),
         (("generate", "--batch", ".", "--out", "out.jsonl"), "cannot be read"),
         (("generate", "--batch", "/dev/zero", "--out", "out.jsonl"), "/dev/zero:1: a line of more than 16 MiB"),
-        (("generate", "--file", "/dev/zero"), "/dev/zero: is longer than 16 MiB"),
+        (("generate", "--file", "/dev/zero"), "/dev/zero: is longer than 256 MiB"),
         (("chat", "--documents", "in.jsonl"), "not a folder"),
         (("tokenize", "--model", "in.jsonl", "x"), "in.jsonl"),
         (("runs", "in.jsonl"), "in.jsonl: no such folder"),

@@ -7,13 +7,14 @@ import pytest
 from gguf import GGUFReader
 from transformers import AutoTokenizer, GenerationConfig
 
+from herd.errors import NoTokenizerError
 from herd.family import shape
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Declared
 from herd.text.vocabulary import GGUF_CONTROL, LLAMA3_SPECIAL, byte_alphabet
 from herd.weights.convert import convert
 from herd.weights.open import open_checkpoint
-from tests.models import random_checkpoint
+from tests.models import no_tokenizer, random_checkpoint
 
 KINDS = ("meta", "hf", "gguf")
 # DeepSeek-R1-Distill-Llama: Llama 3's vocabulary with ends of its own; Llama's <|eot_id|> is still there and ends nothing.
@@ -58,6 +59,25 @@ def test_all_nine_conversions(first, case, tmp_path):
         assert tokenizer.bos_id == (declared.bos if declared.add_bos else None)
         assert set(declared.stops) <= tokenizer.stop_ids
         assert tokenizer.encode("Hello <|eot_id|>") == source(declared).tokenizer.encode("Hello <|eot_id|>")
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("first", KINDS)
+def test_all_nine_conversions_without_a_tokenizer(first, case, tmp_path):
+    bare = dataclasses.replace(source(CASES[case]), load_tokenizer=no_tokenizer, load_declared=lambda: CASES[case])
+    convert(bare, path(tmp_path, first), first)
+    for second in KINDS:
+        (tmp_path / "then").mkdir(exist_ok=True)
+        convert(open_checkpoint(path(tmp_path, first)), path(tmp_path / "then", second), second)
+        opened = open_checkpoint(path(tmp_path / "then", second))
+        assert opened.declared == CASES[case]
+        with pytest.raises(NoTokenizerError):
+            opened.tokenizer  # noqa: B018
+    then = tmp_path / "then"
+    ends = list(CASES[case].stops)
+    theirs = GenerationConfig.from_pretrained(then / "hf")
+    assert theirs.eos_token_id == (ends if len(ends) > 1 else ends[0] if ends else None)
+    assert GGUFReader(then / "x.gguf").fields["tokenizer.ggml.model"].contents() == "none"
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -17,9 +17,12 @@ from herd.family import shape
 from herd.quant.finite import broken_row
 from herd.quant.quantize import quantize
 from herd.weights.convert import convert, target_kind
+from herd.weights.gguf_config import config_to_gguf
 from herd.weights.hf import write_hf
+from herd.weights.names import from_canonical
 from herd.weights.open import open_checkpoint
 from herd.weights.pth import PthFile
+from herd.weights.quantize import write_quantized
 from tests.models import random_checkpoint, stored
 
 
@@ -307,6 +310,44 @@ def test_gguf_is_split_and_opened_as_one(tmp_path):
     parts[2].write_bytes(parts[1].read_bytes())
     with pytest.raises(FormatError, match="expected 2 of"):
         open_checkpoint(parts[0])
+
+
+def test_what_a_gguf_file_says_about_the_model_is_carried_to_gguf(tmp_path):
+    writer = gguf.GGUFWriter(tmp_path / "a.gguf", "llama")
+    about = {
+        "general.author": "A. Uthor", "general.license": "llama3.1", "general.source.url": "https://example.org/m",
+        "general.languages": ["en", "de"], "general.tags": ["text-generation"], "general.base_model.count": 1,
+        "general.base_model.0.organization": "Example \u00c4",
+    }  # fmt: skip
+    writer.add_author(about["general.author"])
+    writer.add_license(about["general.license"])
+    writer.add_source_url(about["general.source.url"])
+    writer.add_languages(about["general.languages"])
+    writer.add_tags(about["general.tags"])
+    writer.add_base_model_count(1)
+    writer.add_base_model_organization(0, about["general.base_model.0.organization"])
+    writer.add_uint64("general.big", 2**40)  # each with its own type
+    writer.add_file_type(7)
+    config, tensors = shape("tiny"), random_checkpoint(shape("tiny"), fmt="F32").tensors
+    for key, value in config_to_gguf(config).items():
+        (writer.add_float32 if isinstance(value, float) else writer.add_uint32)(key, value)
+    for name, tensor in tensors.items():
+        writer.add_tensor(from_canonical(name, "gguf"), tensor.float32())
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    convert(open_checkpoint(tmp_path / "a.gguf"), tmp_path / "b.gguf", "gguf", split=100_000)
+    written = open_checkpoint(min(tmp_path.glob("b-*")))
+    write_quantized(written, tmp_path / "c.gguf", "Q8_0")
+    before, after = gguf.GGUFReader(tmp_path / "a.gguf").fields, gguf.GGUFReader(tmp_path / "c.gguf").fields
+    for key in (*about, "general.big"):
+        assert (after[key].contents(), after[key].types) == (before[key].contents(), before[key].types)
+    assert "general.file_type" not in after  # another one now
+    said: list[str] = []
+    convert(written, tmp_path / "hf", "hf", say=said.append)
+    assert len(said) == 1
+    assert all(key in said[0] for key in about)
 
 
 _CRASH = """
