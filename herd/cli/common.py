@@ -34,6 +34,12 @@ mcp_option = click.option("--mcp", type=PATH, help="MCP servers whose tools join
 documents_option = click.option("--documents", type=PATH, help="A folder of text files for the search tool.")
 
 
+DRAFT_HELP = (
+    "Guess several tokens a step and compute them together; the same text, sooner. lookup: from prompt and reply, where they "
+    "repeat. MODEL: with a small model that has the same tokenizer."
+)
+
+
 def _together(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     """Several options as one decorator, listed in this order."""
 
@@ -63,11 +69,6 @@ engine_options = _together(
     click.option("--dtype", help="For torch: float32, bfloat16 or float16."),
     click.option("--threads", type=int, help="CPU threads. Default: one a core."),
     click.option("--kv-cache", help="Numbers in the key-value cache: f16, or int8 in half the memory."),
-)
-
-
-draft_option = click.option(
-    "--draft", help="lookup: guess several tokens a step from prompt and reply; the same text, sooner where it repeats."
 )
 
 
@@ -166,6 +167,16 @@ def show_progress(*, in_bytes: bool = False) -> Iterator[Progress]:
 def warn(line: str) -> None:
     """A line for people, on standard error."""
     print(line, file=sys.stderr)
+
+
+def open_draft(name: str | None) -> "str | Checkpoint | None":
+    """What --draft names: a model, or the word lookup."""
+    return name if name in (None, "lookup") else open_model(name)
+
+
+draft_option = click.option(
+    "--draft", callback=lambda _context, _parameter, name: open_draft(name), metavar="lookup|MODEL", help=DRAFT_HELP
+)
 
 
 def _size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from herd.cli.common import PATH, open_model, open_tools
+from herd.cli.common import DRAFT_HELP, PATH, open_model, open_tools
 from herd.config import read
 from herd.errors import MissingDependencyError
 from herd.serve.settings import ServeSettings
@@ -61,7 +61,7 @@ _OPTIONS = (
     _option("--device", "For torch: cpu, cuda, cuda:1."),
     _option("--dtype", "For torch: float32, bfloat16 or float16."),
     _option("--threads", "CPU threads. Default: one a core.", int),
-    _option("--draft", "lookup: guess several tokens a step from prompt and reply; the same text, sooner where it repeats."),
+    _option("--draft", DRAFT_HELP),
     _option("--kv-cache", "Numbers in the key-value cache: f16, or int8 in half the memory."),
 )  # fmt: skip
 

@@ -5,7 +5,7 @@ import time
 from array import array
 from collections.abc import Iterator
 
-from herd.engine.constraint import GuardedConstraint
+from herd.engine.constraint import GuardedConstraint, guarded
 from herd.engine.request import Request
 from herd.engine.seed import completion_seed
 from herd.engine.sequence import Sequence
@@ -90,7 +90,7 @@ def _constraint(request: Request, vocab: int) -> GuardedConstraint | None:
     if request.constraint is None:
         return None
     try:
-        return GuardedConstraint(request.constraint(), vocab)
+        return guarded(request.constraint(), vocab)
     except HerdError:
         raise
     except Exception as error:

@@ -28,7 +28,8 @@ class Sampling:
     position: int  # how many tokens the completion has already
     history: Sequence[int] = ()  # prompt and reply; filled only when penalties need it
     prompt_length: int = 0
-    mask: "Callable[[], NDArray[np.uint32]] | None" = None  # one bit for each token that is allowed; may wait for it
+    # One bit for each token that is allowed, [words], or [up to 1 + draft, words] for guesses too; calling it may wait.
+    mask: "Callable[[], NDArray[np.uint32]] | None" = None
 
 
 @dataclass(slots=True)

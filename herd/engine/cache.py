@@ -33,6 +33,13 @@ class BlockCache:
         """The name of a block that follows block `before` (b"" for none) and holds `tokens`."""
         return hashlib.blake2b(array("i", tokens).tobytes(), digest_size=16, key=before).digest()
 
+    def name(self, tokens: Sequence[int], names: list[bytes], i: int) -> bytes:
+        """The digest of all of `tokens` through block `i`; `names` are those of the blocks before, as far as they are known."""
+        while len(names) <= i:
+            at = len(names) * self.size
+            names.append(self.digest(names[-1] if names else b"", tokens[at : at + self.size]))
+        return names[i]
+
     def find(self, digest: bytes) -> int | None:
         """The block with these contents, if the cache has it."""
         return self._known.get(digest)

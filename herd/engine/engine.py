@@ -8,7 +8,7 @@ import queue
 import threading
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -17,7 +17,7 @@ from herd.engine.admission import admit
 from herd.engine.backend import Backend, RowResult, check_tensors
 from herd.engine.cache import BlockCache
 from herd.engine.constraint import GuardedConstraint
-from herd.engine.lookup import Lookup
+from herd.engine.drafts import Drafter
 from herd.engine.output import Caller, Output
 from herd.engine.request import Completion, Event, FinishReason, Request
 from herd.engine.scheduler import Scheduler
@@ -38,9 +38,6 @@ from herd.weights.checkpoint import StoredTensor
 if TYPE_CHECKING:
     from concurrent.futures import Future
 
-DRAFTS = ("lookup",)
-"""Where guesses of the next tokens come from: `lookup` is what followed the last tokens earlier in prompt and reply."""
-
 _RETRY = 0.02  # seconds until a run that found the queue full of others' requests tries again
 
 
@@ -57,7 +54,10 @@ class Load(msgspec.Struct, frozen=True):
 
 
 class Engine:
-    """Serves one model on one backend. Use as a context manager, or call `close`."""
+    """Serves one model on one backend. Use as a context manager, or call `close`.
+
+    `drafter` makes what guesses the next tokens, for the engine's cache; see `herd.engine.drafts`.
+    """
 
     def __init__(
         self,
@@ -67,15 +67,19 @@ class Engine:
         max_sequences: int = 64,
         step_tokens: int = 512,
         max_waiting: int = 100_000,
-        draft: str | None = None,
+        drafter: Callable[[BlockCache], Drafter] | None = None,
     ) -> None:
-        if draft is not None and (draft not in DRAFTS or not backend.verifies_drafts):
-            raise ConfigError(f"draft {draft!r}: expected {' or '.join(DRAFTS)}, and the native backend")
+        if drafter is not None and not backend.verifies_drafts:
+            raise ConfigError(f"the {backend.name} backend verifies no guesses; --draft needs the native backend")
         self.backend, self.tokenizer = backend, tokenizer
         cache = BlockCache(backend.block_count, backend.block_size)
-        self.scheduler = Scheduler(cache, max_sequences=max_sequences, step_tokens=step_tokens)
+        self._drafter = None if drafter is None else drafter(cache)
+        self.scheduler = Scheduler(
+            cache, max_sequences=max_sequences, step_tokens=step_tokens,
+            drafter=self._drafter, verifies_drafts=backend.verifies_drafts,
+        )  # fmt: skip
         self.max_length = min(backend.config.context, backend.block_count * backend.block_size)
-        self._max_waiting, self._draft = max_waiting, draft
+        self._max_waiting = max_waiting
         self._special = frozenset(tokenizer.special_tokens.values())
         self._inbox: queue.SimpleQueue[tuple[str, Any]] = queue.SimpleQueue()
         self._outputs: dict[Sequence, Output] = {}
@@ -103,6 +107,8 @@ class Engine:
             self._inbox.put(("close", None))
             self._thread.join()
         self.backend.close()
+        if self._drafter is not None:
+            self._drafter.close()
 
     @property
     def config(self) -> ModelConfig:
@@ -253,9 +259,6 @@ class Engine:
         outputs = []
         for request in requests:
             sequences = admit(request, self.config, self.max_length, self._arrivals)
-            if self._draft:
-                for sequence in sequences:
-                    sequence.lookup = Lookup()
             outputs += [Output(caller, request, s, sequences[0], self.tokenizer, self._special) for s in sequences]
         if len(outputs) > self._max_waiting:
             raise RequestError(f"{len(outputs):,} completions at once; expected at most {self._max_waiting:,}")

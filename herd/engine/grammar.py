@@ -8,7 +8,7 @@ import json
 import keyword
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -74,32 +74,81 @@ class _Vocabulary:
 
 
 class _Matcher:
-    """The state of one reply; see `herd.engine.request.Constraint`."""
+    """The state of one reply; see `herd.engine.request.Walkable`."""
 
     def __init__(self, matcher: Any, words: int, stops: frozenset[int], pool: ThreadPoolExecutor) -> None:
-        self._matcher, self._stops, self._pool = matcher, stops, pool
-        self._mask = np.zeros(words, np.uint32)
-        self._computed: Future[None] = pool.submit(self._compute)
+        self._matcher, self._words, self._stops, self._pool = matcher, words, stops, pool
+        self._forced: Future[list[int]]
+        self._mask: Future[NDArray[np.uint32]]
+        self._ahead: Future[list[_Ahead]] | None = None  # of tokens that were walked
+        self._start()
 
     def mask(self) -> NDArray[np.uint32]:
         """One bit a token."""
-        self._computed.result()
-        return self._mask
+        return self._mask.result()
+
+    def forced(self) -> list[int]:
+        """Tokens that the grammar leaves no choice about, as a model would most likely cut them."""
+        return self._forced.result()
 
     def advance(self, token: int) -> None:
-        """Take a chosen token and start on the next mask."""
-        if token not in self._stops:
-            self._matcher.consume_token(token)
-            self._computed = self._pool.submit(self._compute)
+        """Take a chosen token and start on the next mask, if it was not computed ahead."""
+        if token in self._stops:
+            return
+        known = self._ahead.result() if self._ahead is not None else []
+        self._mask.result()  # nobody else is at the matcher
+        self._matcher.consume_token(token)
+        if known and known[0].token == token:
+            ahead = known.pop(0)
+            self._forced, self._mask = Future(), Future()
+            self._forced.set_result(ahead.forced)
+            self._mask.set_result(ahead.mask)
+        else:
+            self._ahead = None
+            self._start()
 
-    def _compute(self) -> None:
+    def walk(self, guess: Sequence[int]) -> Callable[[], NDArray[np.uint32]]:
+        """Start on the masks after the tokens of `guess`, as far as they are allowed, on a copy of the state."""
         mask = self._mask
-        if not self._matcher.is_stopped():
-            self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
-        if self._matcher.is_stopped() or not mask.any():  # complete, or too complex to go on: the reply ends
+        ahead = self._ahead = self._pool.submit(self._walk, mask, guess)
+        return lambda: np.stack([mask.result(), *(step.mask for step in ahead.result())])
+
+    def _start(self) -> None:
+        self._forced = self._pool.submit(self._matcher.compute_ff_tokens)
+        self._mask = self._pool.submit(self._compute, self._matcher, self._forced)
+
+    def _walk(self, mask: Future[NDArray[np.uint32]], guess: Sequence[int]) -> "list[_Ahead]":
+        allowed = mask.result()  # it was begun before this: no thread waits for one that waits for it
+        matcher = self._matcher.deep_copy()
+        found: list[_Ahead] = []
+        for token in guess:
+            if token in self._stops or not allowed[token // 32] >> np.uint32(token % 32) & 1:
+                break
+            matcher.consume_token(token)
+            forced = matcher.compute_ff_tokens()
+            allowed = self._compute(matcher)
+            found.append(_Ahead(token, forced, allowed))
+        return found
+
+    def _compute(self, matcher: Any, after: Future[list[int]] | None = None) -> NDArray[np.uint32]:
+        if after is not None:
+            after.result()
+        mask = np.zeros(self._words, np.uint32)
+        if not matcher.is_stopped():
+            matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        if matcher.is_stopped() or not mask.any():  # complete, or too complex to go on: the reply ends
             mask[:] = 0
             for token in self._stops:
                 mask[token // 32] |= np.uint32(1 << (token % 32))
+        return mask
+
+
+class _Ahead(NamedTuple):
+    """What is known of the state after a token that was guessed."""
+
+    token: int
+    forced: list[int]
+    mask: NDArray[np.uint32]
 
 
 def json_grammar(schema: dict[str, Any] | None = None) -> str:

@@ -1,13 +1,19 @@
 """A checkpoint -> an engine on the backend that suits the machine."""
 
 import importlib.util
+from collections.abc import Callable
 
 from herd.engine.backend import Backend
+from herd.engine.cache import BlockCache
+from herd.engine.drafts import Drafter, LookupDrafter, ModelDrafter, check_same_tokens
 from herd.engine.engine import Engine
 from herd.errors import ConfigError, MissingDependencyError
 from herd.weights.checkpoint import Checkpoint
+from herd.weights.memory import need
 
 BACKENDS = ("auto", "native", "torch")
+LOOKUP = "lookup"
+"""The draft that needs no model."""
 
 
 def open_backend(
@@ -65,10 +71,31 @@ def open_engine(
     kv_cache: str | None = None,
     max_sequences: int = 64,
     max_waiting: int = 100_000,
-    draft: str | None = None,
+    draft: str | Checkpoint | None = None,
 ) -> Engine:
-    """An engine for a checkpoint; see `open_backend`. `draft="lookup"` guesses several tokens a step and changes no result."""
+    """An engine for a checkpoint; see `open_backend`.
+
+    `draft` guesses several tokens a step and changes no result: "lookup", what followed the last tokens earlier in prompt
+    and reply, or a small model with the same tokenizer.
+    """
+    if isinstance(draft, Checkpoint):
+        check_same_tokens(draft.tokenizer, checkpoint.tokenizer, (draft.config.vocab, checkpoint.config.vocab))
+    elif draft is not None and draft != LOOKUP:
+        raise ConfigError(f"draft {draft!r}: expected {LOOKUP} or a model")
     opened = open_backend(
         checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens, kv_cache=kv_cache
     )
-    return Engine(opened, checkpoint.tokenizer, max_sequences=max_sequences, max_waiting=max_waiting, draft=draft)
+    return Engine(
+        opened, checkpoint.tokenizer, max_sequences=max_sequences, max_waiting=max_waiting,
+        drafter=None if draft is None else _drafter(draft, checkpoint, threads),
+    )  # fmt: skip
+
+
+def _drafter(draft: str | Checkpoint, target: Checkpoint, threads: int | None) -> Callable[[BlockCache], Drafter]:
+    def make(cache: BlockCache) -> Drafter:
+        if not isinstance(draft, Checkpoint):
+            return LookupDrafter()
+        backend = open_backend(draft, "native", threads=threads, cache_tokens=cache.count * cache.size)
+        return ModelDrafter(backend, cache, need(draft).weights / need(target).weights)
+
+    return make

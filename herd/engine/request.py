@@ -1,8 +1,8 @@
 """What a caller asks for and what it gets: sampling parameters, requests, events, completions."""
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 import msgspec
 
@@ -84,6 +84,21 @@ class Constraint(Protocol):
 
     def advance(self, token: int) -> None:
         """Take a chosen token into account."""
+        ...
+
+
+@runtime_checkable
+class Walkable(Constraint, Protocol):
+    """A constraint that can look ahead, so that replies held to it can be guessed at."""
+
+    def forced(self) -> Sequence[int]:
+        """Tokens that probably come next because nothing else is allowed; none where there is a choice."""
+        ...
+
+    def walk(self, guess: Sequence[int]) -> "Callable[[], NDArray[np.uint32]]":
+        """What gives the mask, perhaps after a wait, and one more after each token of `guess`, [up to 1 + guess, words]: as
+        many as are allowed one after another. The state stays.
+        """
         ...
 
 

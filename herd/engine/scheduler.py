@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 
 from herd.engine.backend import Row, RowResult, Sampling, StepPlan
 from herd.engine.cache import BlockCache
+from herd.engine.drafts import Drafter, Wish
 from herd.engine.line import Line
-from herd.engine.lookup import Lookup
+from herd.engine.pace import LONGEST
+from herd.engine.request import Walkable
 from herd.engine.sequence import Sequence
-
-_GUESSES = 15  # tokens that a step guesses in all: with more rows than 16 arithmetic bounds it, not memory
 
 
 class Scheduler:
@@ -27,8 +27,11 @@ class Scheduler:
         max_sequences: int = 64,
         step_tokens: int = 512,
         clock: Callable[[], float] = time.monotonic,
+        drafter: Drafter | None = None,
+        verifies_drafts: bool = False,
     ) -> None:
-        self.cache = cache
+        self.cache, self._drafter, self._verifies = cache, drafter, verifies_drafts
+        self._drafted: set[Sequence] = set()  # sequences that the drafter guessed for in this step
         self.max_sequences, self.step_tokens, self._clock = max_sequences, step_tokens, clock
         self.running: list[Sequence] = []
         self.waiting = Line()
@@ -51,6 +54,8 @@ class Scheduler:
             self.waiting.leave()
         if sequence.deadline is not None:
             self._deadlines.leave()
+        if self._drafter is not None:
+            self._drafter.forget(sequence)
         if forget:
             self.cache.forget(sequence.blocks)
         self._free(sequence)
@@ -85,6 +90,8 @@ class Scheduler:
             sequence.running = True
             self.running.append(sequence)
             budget -= self._plan_one(sequence, budget)
+        if self._verifies:
+            self._guess(budget)
         return StepPlan([row for _, row in self._planned])
 
     def commit(self, results: list[RowResult]) -> list[tuple[Sequence, RowResult]]:
@@ -99,8 +106,8 @@ class Scheduler:
                 news.append((sequence, result))
                 continue
             sequence.computed = row.start + len(row.tokens) - row.draft
-            if row.draft and sequence.lookup is not None:
-                sequence.lookup.learn(row.draft, len(result.accepted))
+            if row.draft and self._drafter is not None and sequence in self._drafted:
+                self._drafter.learn(sequence, row.draft, len(result.accepted))
             self._publish(sequence)
             if result.scores:
                 sequence.scores += result.scores
@@ -128,27 +135,50 @@ class Scheduler:
             row.score_tokens = sequence.score_tokens
             if sequence.generates:
                 row.sampling = self._sampling(sequence)
-                if count == 1 and sequence.lookup is not None and sequence.constraint is None:
-                    self._guess(sequence, sequence.lookup, row, budget)
         unscored = sequence.unscored
         if unscored is not None and unscored < stop:
             row.first_target = unscored - start
             row.targets = sequence.tokens[unscored + 1 : min(stop + 1, sequence.prompt_length)]
             row.target_top = sequence.params.logprobs or 0
         self._planned.append((sequence, row))
-        return count + row.draft
+        return count
 
-    def _guess(self, sequence: Sequence, lookup: Lookup, row: Row, budget: int) -> None:
-        """Add what may follow to a row: as much as costs little beside the other sequences, in blocks that nobody misses."""
-        size, length = self.cache.size, len(sequence.tokens)
-        spare = max(0, self.cache.free - len(self.running)) * size + len(sequence.blocks) * size - length
-        most = min(_GUESSES // len(self.running), budget - 1, sequence.max_length - length - 1, spare)
-        if most <= 0:
-            return
-        guess = lookup.guess(sequence.tokens, most)
-        self._make_room(sequence, length + len(guess))
-        row.tokens += guess
-        row.draft = len(guess)
+    def _guess(self, budget: int) -> None:
+        """Add what may follow to decoding rows: as much as costs little beside the other sequences, in blocks that nobody misses.
+
+        What a grammar leaves no choice about goes first, and needs no drafter.
+        """
+        wishes: list[tuple[Wish, Row]] = []
+        size = self.cache.size
+        for sequence, row in self._planned:
+            constraint = sequence.constraint
+            if (
+                row.sampling is None
+                or len(row.tokens) > 1
+                or not (constraint is None or isinstance(constraint, Walkable))
+            ):
+                continue
+            length = len(sequence.tokens)
+            spare = max(0, self.cache.free - len(self.running)) * size + len(sequence.blocks) * size - length
+            most = min(LONGEST // len(self.running), budget, sequence.max_length - length - 1, spare)
+            if most <= 0:
+                continue
+            wish = Wish(sequence, row.sampling, most)
+            if constraint is not None:
+                wish.guess = list(constraint.forced()[:most])
+            if wish.guess or self._drafter is not None:
+                self._make_room(sequence, length + most)
+                budget -= most
+                wishes.append((wish, row))
+        drafted = [wish for wish, _ in wishes if not wish.guess]
+        if self._drafter is not None and drafted:
+            self._drafter.guess(drafted)
+        self._drafted = {wish.sequence for wish in drafted}
+        for wish, row in wishes:
+            row.tokens += wish.guess
+            row.draft = len(wish.guess)
+            if row.draft and isinstance(wish.sequence.constraint, Walkable):
+                wish.sampling.mask = wish.sequence.constraint.walk(wish.guess)
 
     def _sampling(self, sequence: Sequence) -> Sampling:
         params = sequence.params
@@ -220,12 +250,7 @@ class Scheduler:
         return any(other.computed < stop <= other.end and self._name(other, i) == name for other in self.running)
 
     def _name(self, sequence: Sequence, i: int) -> bytes:
-        """The digest of all tokens through block `i`."""
-        size, names = self.cache.size, sequence.digests
-        while len(names) <= i:
-            at = len(names) * size
-            names.append(self.cache.digest(names[-1] if names else b"", sequence.tokens[at : at + size]))
-        return names[i]
+        return self.cache.name(sequence.tokens, sequence.digests, i)
 
     def _publish(self, sequence: Sequence) -> None:
         """Let others find the blocks that have become full."""

@@ -2,7 +2,6 @@
 
 from dataclasses import dataclass, field
 
-from herd.engine.lookup import Lookup
 from herd.engine.request import Constraint, SamplingParams, TokenLogprob
 
 
@@ -33,7 +32,6 @@ class Sequence:
     digests: list[bytes] = field(default_factory=list)  # names of full blocks, as far as they were needed
     published: int = 0  # of `blocks`, those that others may find
     scores: list[TokenLogprob] = field(default_factory=list)
-    lookup: Lookup | None = None  # guesses what comes next
     running: bool = False
     finished: bool = False
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from herd.engine.open import open_engine
+from herd.engine.open import LOOKUP, open_engine
 from herd.errors import ConfigError, FormatError, HerdError
 from herd.serve.app import create_app
 from herd.serve.gate import GateSettings
@@ -43,6 +43,7 @@ def start(
     if keys is not None and not keys.keys():
         raise ConfigError(f"{settings.keys} has no keys; make one with: herd keys add NAME --keys {settings.keys}")
     checkpoint = find(settings.models[0])
+    draft = settings.draft if settings.draft in (None, LOOKUP) else find(settings.draft)
     host, port = settings.host, settings.port
     if inherited is not None:
         host, port = inherited.split()[0], int(inherited.split()[1])
@@ -67,7 +68,7 @@ def start(
         root_path=settings.root_path,
     )  # fmt: skip
     app = create_app(
-        lambda metrics: _load(settings, checkpoint, box, metrics), gate, keys=keys,
+        lambda metrics: _load(settings, checkpoint, draft, box, metrics), gate, keys=keys,
         log=None if settings.log is None else Path(settings.log), metrics=Metrics(metrics_folder),
         ready_first=inherited is not None, on_ready=ready, on_failure=_failed,
     )  # fmt: skip
@@ -75,11 +76,13 @@ def start(
     return 0
 
 
-def _load(settings: ServeSettings, checkpoint: Checkpoint, box: ToolBox, metrics: Metrics) -> Served:
+def _load(
+    settings: ServeSettings, checkpoint: Checkpoint, draft: str | Checkpoint | None, box: ToolBox, metrics: Metrics
+) -> Served:
     engine = open_engine(
         checkpoint, settings.backend, device=settings.device, dtype=settings.dtype, threads=settings.threads,
         cache_tokens=settings.context, kv_cache=settings.kv_cache, max_sequences=settings.max_sequences,
-        max_waiting=settings.max_waiting, draft=settings.draft,
+        max_waiting=settings.max_waiting, draft=draft,
     )  # fmt: skip
     try:
         chat = checkpoint.chat_format()

@@ -88,8 +88,10 @@ std::vector<StepResult> step(Decoder& decoder, nb::list rows) {
     nb::gil_scoped_acquire acquire;
     try {
       for (auto& [row, mask] : masks) {
-        auto words = nb::cast<Array<uint32_t>>(mask());
-        plan[row].sampling->mask.emplace(words.data(), words.data() + words.size());
+        auto words = nb::cast<nb::ndarray<const uint32_t, nb::c_contig, nb::device::cpu>>(mask());  // [words] or [masks, words]
+        Sampling& sampling = *plan[row].sampling;
+        sampling.masks.assign(words.data(), words.data() + words.size());
+        sampling.mask_words = words.ndim() ? size_t(words.shape(words.ndim() - 1)) : 0;
       }
     } catch (...) {
       failed = std::current_exception();  // the other threads wait at a barrier: tell the caller afterwards

@@ -266,6 +266,7 @@ void Decoder::report(const StepRow& row, int target, const float* logits, StepRe
   } else {
     Sampling later = *row.sampling;
     later.position += guesses;
+    later.guesses = size_t(guesses);
     if (!later.history.empty()) later.history.insert(later.history.end(), row.tokens.end() - row.draft, row.tokens.end() - row.draft + guesses);
     choice.token = choose(*k_, logits, shape_.vocab, later, scratch.work);
   }
@@ -273,13 +274,15 @@ void Decoder::report(const StepRow& row, int target, const float* logits, StepRe
 }
 
 // Keep the choices up to the first that is not what was guessed: exactly what would have been chosen one by one, since a choice
-// depends on the tokens before it, the seed and its position alone.
+// depends on the tokens before it, the seed, its position and its mask alone. A guess that a grammar does not allow is wrong, and
+// what comes after the last mask was chosen without one.
 static void keep_right_guesses(const StepRow& row, std::vector<Choice>& choices) {
   const int32_t* guess = row.tokens.data() + row.tokens.size() - size_t(row.draft);
-  size_t count = 0;
-  while (count < choices.size() && choices[count].finite) {
+  size_t count = 0, most = choices.size();
+  if (row.sampling && row.sampling->mask_words) most = std::min(most, row.sampling->mask_count());
+  while (count < most && choices[count].finite) {
     count++;
-    if (count < choices.size() && choices[count - 1].token != guess[count - 1]) break;
+    if (count < most && choices[count - 1].token != guess[count - 1]) break;
   }
   choices.resize(count);
 }

@@ -18,16 +18,16 @@ uint64_t mix64(uint64_t v) {  // SplitMix64's finalizer
 bool plain(const Sampling& s) {
   const SamplingParams& p = s.params;
   bool repeats = p.repetition_penalty != 1.0f && !s.history.empty();
-  return p.logit_bias.empty() && !s.mask && !repeats && p.presence_penalty == 0 && p.frequency_penalty == 0;
+  return p.logit_bias.empty() && !s.mask() && !repeats && p.presence_penalty == 0 && p.frequency_penalty == 0;
 }
 
 // Bias, mask and penalties, in place.
 void adjust(float* scores, int vocab, const Sampling& s) {
   const SamplingParams& p = s.params;
   for (auto& [token, bias] : p.logit_bias) scores[token] += bias;
-  if (s.mask)
+  if (const uint32_t* mask = s.mask())
     for (size_t t = 0; t < size_t(vocab); t++)
-      if (t / 32 >= s.mask->size() || !((*s.mask)[t / 32] >> (t % 32) & 1)) scores[t] = -INFINITY;
+      if (t / 32 >= s.mask_words || !(mask[t / 32] >> (t % 32) & 1)) scores[t] = -INFINITY;
   std::vector<int32_t> seen;
   if (p.repetition_penalty != 1.0f && !s.history.empty()) {
     seen = s.history;

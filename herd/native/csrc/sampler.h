@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <optional>
 #include <utility>
 #include <vector>
 
@@ -22,7 +21,12 @@ struct Sampling {
   int64_t position = 0;          // in the reply
   std::vector<int32_t> history;  // prompt and reply; empty where no penalty needs it
   size_t prompt_length = 0;
-  std::optional<std::vector<uint32_t>> mask;  // one bit a token; none allows all
+  // One bit a token, `mask_words` of 32 of them a mask, one mask for this token and each of those guessed after it; none allow all.
+  std::vector<uint32_t> masks;
+  size_t mask_words = 0, guesses = 0;  // guesses: that come before the token to choose
+
+  size_t mask_count() const { return mask_words ? masks.size() / mask_words : 0; }
+  const uint32_t* mask() const { return guesses < mask_count() ? masks.data() + guesses * mask_words : nullptr; }
 };
 
 // A number in [0, 1) that depends on seed and position alone.
