@@ -6,7 +6,7 @@ MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: chat eval serve test test-all lint bench bench-cpu bench-serve bench-safety peer-codeshield soak docs clean
+.PHONY: chat eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals peer-codeshield soak docs clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
@@ -54,6 +54,10 @@ peer-codeshield: $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)/codeshield >&2
 	@$(VENV)/codeshield/bin/python $(PIP) codeshield==1.0.1 >&2
 
+# Beside lm-evaluation-harness: make peer-lm-eval first
+bench-evals: $(VENV)/.chat
+	$(VENV)/peers/lm-eval/bin/python benchmarks/evals.py "$(MODEL)"
+
 SECONDS ?= 3600
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
@@ -90,7 +94,7 @@ $(VENV)/bench/.ready: $(VENV)/bin/python $(SOURCES) $(shell find herd -name '*.p
 
 # Peers that do not go with our own dependencies have an environment of their own.
 PEERS_arena := arena-rank==0.1.1 evalica==0.4.2
-PEERS_lm-eval := torch==2.13.0 transformers==5.23.0 accelerate lm-eval==0.4.13
+PEERS_lm-eval := torch==2.13.0 transformers==5.23.0 accelerate lm-eval==0.4.13 .
 peer-%: $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)/peers/$* >&2
 	@$(VENV)/peers/$*/bin/python $(PIP) $(PEERS_$*) >&2
