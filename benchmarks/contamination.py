@@ -10,7 +10,7 @@ import random
 import time
 from pathlib import Path
 
-from herd.evals.contamination import VERBATIM, Index, tokens
+from herd.data.overlap import VERBATIM, Index, tokens
 from herd.evals.corpus import documents_of, files_of
 from herd.evals.overlap import questions
 from herd.evals.source import Places

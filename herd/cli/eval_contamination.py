@@ -9,7 +9,8 @@ from herd.cli.common import PATH, models_home, show_progress
 from herd.errors import ConfigError
 
 if TYPE_CHECKING:
-    from herd.evals.contamination import Match, Split
+    from herd.data.overlap import Match
+    from herd.evals.contamination import Split
 
 
 @click.command()
@@ -33,6 +34,7 @@ def contamination(
 
     With RUN, scores of clean and contaminated questions stand apart, at the threshold where the gain is largest.
     """
+    from herd.data.overlap import Index
     from herd.evals import contamination as search
     from herd.evals.corpus import documents_of, files_of
     from herd.evals.overlap import questions, report, scores_of
@@ -47,7 +49,7 @@ def contamination(
     texts, absent = questions(tasks, Places(tuple(folders), models_home().parent / "data" if hub else None))
     for reason in absent:
         click.echo(f"not looked for: {reason}", err=True)
-    index = search.Index(texts)
+    index = Index(texts)
     parts = files_of(corpus)
     with show_progress() as progress:
         done, total = 0, sum(path.stat().st_size for path in parts)

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import msgspec
 
+from herd.data.overlap import GRAM, VERBATIM, Match
 from herd.errors import ConfigError
 from herd.evals.compare import metric_of
-from herd.evals.contamination import GRAM, THRESHOLDS, VERBATIM, Match, Split, split
+from herd.evals.contamination import THRESHOLDS, Split, split
 from herd.evals.prompts import item
 from herd.evals.run import results_of
 from herd.evals.source import AbsentError, Places, rows_of

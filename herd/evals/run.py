@@ -20,6 +20,7 @@ from herd.evals.task import Task
 from herd.progress import Progress, silent
 from herd.runs import Run
 from herd.statistics import Interval, mean
+from herd.tools import check
 
 
 class Result(msgspec.Struct, frozen=True, kw_only=True):
@@ -80,7 +81,7 @@ def evaluate(
                 figures[task.name] = Figure(task=task.name, metric=task.main_metric, absent=f"data absent: {error}")
                 run.log(task=task.name, absent=str(error))
                 continue
-            reason = code.missing(task.language) if task.kind == "code" else None
+            reason = check.missing(task.language) if task.kind == "code" else None
             if reason:
                 figures[task.name] = Figure(task=task.name, metric=task.main_metric, absent=reason)
                 continue
@@ -131,7 +132,7 @@ def _verdicts(answers: Iterator[Answer], pool: ThreadPoolExecutor, chat: bool) -
 
 def _code_result(answer: Answer, chat: bool) -> Result:
     task = answer.item.task
-    right, printed = code.passes(code.program(answer.item, answer.text, chat=chat), task.language)
+    right, printed = check.passes(code.program(answer.item, answer.text, chat=chat), task.language)
     return _result(answer, {"passes": float(right)}, f"\n--- {printed}" if printed else "")
 
 

@@ -12,6 +12,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from herd.engine.engine import Engine
+from herd.engine.remote import Remote
 from herd.engine.request import Completion, Request, SamplingParams
 from herd.errors import ConfigError, RequestError, first_line
 from herd.evals.prompts import Item
@@ -233,15 +234,12 @@ class UrlTarget:
 
     def answer(self, items: Iterable[Item]) -> Iterator[Answer]:
         """Items go out on several connections; an answer that fails says why and ends nothing else."""
-        import httpx
-
-        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
-        with httpx.Client(base_url=self.url.rstrip("/"), headers=headers, timeout=self.timeout) as client, ThreadPoolExecutor(self.workers) as pool:  # fmt: skip
+        with Remote(self.url, self.model, self.key, self.timeout) as client, ThreadPoolExecutor(self.workers) as pool:
             source = iter(items)
             while batch := list(islice(source, 16 * self.workers)):
                 yield from pool.map(lambda item: self._one(client, item), batch)
 
-    def _one(self, client: Any, item: Item) -> Answer:
+    def _one(self, client: Remote, item: Item) -> Answer:
         try:
             if item.continuations:
                 return Answer(item, tuple(self._logprob(client, *pair) for pair in item.pairs))
@@ -249,27 +247,14 @@ class UrlTarget:
         except Exception as error:  # whatever a transport or a server's odd answer raises is this item's
             return Answer(item, error=first_line(error))
 
-    def _post(self, client: Any, path: str, body: dict[str, Any]) -> dict[str, Any]:
-        import time
-
-        for attempt in range(5):
-            response = client.post(path, json={"model": self.model, **body})
-            if response.status_code not in (429, 502, 503) or attempt == 4:
-                break
-            time.sleep(min(30.0, float(response.headers.get("retry-after", 2**attempt))))
-        if response.status_code != 200:
-            raise RequestError(f"{path}: status {response.status_code}: {response.text[:200]}")
-        found: dict[str, Any] = response.json()
-        return found
-
-    def _logprob(self, client: Any, context: str, continuation: str) -> float:
+    def _logprob(self, client: Remote, context: str, continuation: str) -> float:
         body = {"prompt": context + continuation, "max_tokens": 0, "echo": True, "logprobs": 1, "temperature": 0}
-        scores = self._post(client, "/completions", body)["choices"][0]["logprobs"]
+        scores = client.post("/completions", body)["choices"][0]["logprobs"]
         offsets, values = scores["text_offset"], scores["token_logprobs"]
         first = next((i for i, offset in enumerate(offsets) if offset >= len(context.rstrip())), len(offsets))
         return math.fsum(value for value in values[max(first, 1) :] if value is not None)
 
-    def _reply(self, client: Any, item: Item) -> Answer:
+    def _reply(self, client: Remote, item: Item) -> Answer:
         import json
 
         task = item.task
@@ -279,12 +264,12 @@ class UrlTarget:
             **({"stop": list(item.stop)[:4]} if item.stop else {}),
         }
         if not item.messages:
-            choice = self._post(client, "/completions", {"prompt": item.contexts[0], **limits})["choices"][0]
+            choice = client.post("/completions", {"prompt": item.contexts[0], **limits})["choices"][0]
             return Answer(item, text=choice["text"], finish=choice["finish_reason"])
         body: dict[str, Any] = {"messages": [{"role": m.role, "content": m.content} for m in item.messages], **limits}
         if item.tools:
             body["tools"] = [{"type": "function", "function": {"name": t.name, "description": t.description, "parameters": t.parameters}} for t in item.tools]  # fmt: skip
-        choice = self._post(client, "/chat/completions", body)["choices"][0]
+        choice = client.post("/chat/completions", body)["choices"][0]
         made = choice["message"].get("tool_calls") or ()
         calls = tuple(ToolCall(c["function"]["name"], json.loads(c["function"]["arguments"] or "{}")) for c in made)
         return Answer(item, text=choice["message"].get("content") or "", calls=calls, finish=choice["finish_reason"])

@@ -6,8 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+from herd.data.overlap import GRAM, Index, Match, grams, tokens
 from herd.errors import ConfigError, FormatError
-from herd.evals.contamination import GRAM, Index, Match, best, grams, split, tokens
+from herd.evals.contamination import best, split
 from herd.evals.corpus import documents_of, files_of
 from herd.evals.overlap import line, questions
 from herd.evals.source import Places
@@ -83,7 +84,7 @@ def test_runs_do_not_go_over_the_ends_of_documents_but_over_pieces_of_a_long_one
     for _ in index.scan([" ".join(words[:30]), " ".join(words[30:])]):
         pass
     assert index.matches()["t"][0].longest == 30
-    monkeypatch.setattr("herd.evals.contamination._BATCH", 64)
+    monkeypatch.setattr("herd.data.overlap._BATCH", 64)
     index = Index([("t", "0", text)])
     for _ in index.scan([f"{prose(200)} {text} {prose(200)}"]):
         pass

@@ -2,11 +2,12 @@ import math
 
 import pytest
 
-from herd.evals.code import missing, passes, program
+from herd.evals.code import program
 from herd.evals.prompts import Item
-from herd.evals.score import GENERATED, calls, choice, extracted, f1, normalized, numeric, refuses, rolling
+from herd.evals.score import GENERATED, calls, choice, extracted, f1, normalized, rolling
 from herd.evals.task import Task, all_tasks
 from herd.text.messages import ToolCall
+from herd.tools.check import missing, numeric, passes, refuses
 
 
 def made(kind, gold=None, row=None, **values):
