@@ -25,7 +25,7 @@ def admit(request: Request, config: ModelConfig, max_length: int, arrivals: Iter
     _check_scores(request, length, config.vocab)
     if request.deadline is not None and not request.deadline > 0:
         raise RequestError(f"deadline is {request.deadline}; expected seconds above 0", param="deadline")
-    if request.score_tokens:
+    if request.score_tokens or request.pooling:
         limit = length
     else:
         limit = max_length if params.max_tokens is None else length + params.max_tokens
@@ -40,7 +40,7 @@ def admit(request: Request, config: ModelConfig, max_length: int, arrivals: Iter
             request=request.id or f"request-{first}", index=index, params=params, tokens=prompt.tolist(),
             prompt_length=length, max_length=limit, seed=completion_seed(seed, index), priority=request.priority,
             arrival=next(arrivals) if index else first, deadline=deadline, constraint=_constraint(request, config.vocab),
-            score_from=score_from, score_tokens=request.score_tokens,
+            score_from=score_from, score_tokens=request.score_tokens, pooling=request.pooling,
         )
         for index in range(params.n)
     ]  # fmt: skip
@@ -60,7 +60,7 @@ def _prompt(request: Request, config: ModelConfig, max_length: int) -> "array[in
             )
     wanted = request.params.max_tokens
     if wanted is None:
-        wanted = 0 if request.score_tokens else 1
+        wanted = 0 if request.score_tokens or request.pooling else 1
     if len(prompt) + wanted > max_length:
         limit = "the model's context" if max_length == config.context else "the cache"
         raise RequestError(
@@ -81,8 +81,14 @@ def _check_scores(request: Request, length: int, vocab: int) -> None:
     for token in tokens:
         if not 0 <= token < vocab:
             raise RequestError(f"score_tokens has {token}; expected tokens from 0 to {vocab - 1}")
-    if tokens and (params.max_tokens or params.n != 1 or request.constraint is not None):
-        raise RequestError("score_tokens samples nothing; it goes with neither max_tokens, n nor a constraint")
+    if request.pooling not in (None, "mean", "last"):
+        raise RequestError(f"pooling is {request.pooling!r}; expected mean or last", param="pooling")
+    if request.pooling and (tokens or first is not None or params.echo):
+        raise RequestError("pooling goes with neither scores nor echo", param="pooling")
+    if (tokens or request.pooling) and (params.max_tokens or params.n != 1 or request.constraint is not None):
+        raise RequestError(
+            "score_tokens and pooling sample nothing; they go with neither max_tokens, n nor a constraint"
+        )
 
 
 def _constraint(request: Request, vocab: int) -> GuardedConstraint | None:

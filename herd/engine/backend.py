@@ -44,6 +44,7 @@ class Row:
     first_target: int = 0
     target_top: int = 0  # alternatives to report beside each score
     score_tokens: tuple[int, ...] = ()  # log-probabilities of these as the token after the last
+    state_from: int | None = None  # the sum of the states of `tokens` from this one on is wanted
     draft: int = 0  # so many of the last of `tokens` are guesses; only for a backend that `verifies_drafts`
 
 
@@ -58,6 +59,7 @@ class StepPlan:
 class RowResult:
     """A row's sampled token and the log-probabilities that were asked for.
 
+    `state` is the sum, [dim], of the states that `state_from` asked for: what the output is multiplied with, after the last norm.
     `accepted` are the tokens that were chosen after right guesses, in order.
     `finite` is False, and nothing else counts, when logits that were needed hold a NaN or an infinity.
     """
@@ -66,6 +68,7 @@ class RowResult:
     logprob: TokenLogprob | None = None
     scores: list[TokenLogprob] | None = None
     token_logprobs: tuple[float, ...] = ()
+    state: list[float] | None = None
     finite: bool = True
     accepted: list[tuple[int, TokenLogprob | None]] = field(default_factory=list)
 

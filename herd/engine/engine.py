@@ -355,7 +355,7 @@ class Engine:
         self._outputs[sequence] = output
         output.caller.open.add(output)
         self.scheduler.add(sequence)
-        if not (sequence.generates or sequence.score_tokens or sequence.unscored is not None):
+        if not (sequence.generates or sequence.score_tokens or sequence.pooling or sequence.unscored is not None):
             self._finish(output, "length")  # nothing is to be computed
 
     def _update(self, tensors: Mapping[str, StoredTensor], done: "Future[None]") -> None:

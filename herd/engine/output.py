@@ -75,6 +75,9 @@ class Output:
         parts = self._parts()
         parts["usage"] = Usage(sequence.prompt_length, sequence.reply_length, cached)
         parts["token_logprobs"] = self._token_logprobs
+        if (state := sequence.state) is not None:
+            count = sequence.prompt_length if sequence.pooling == "mean" else 1
+            parts["embedding"] = tuple(value / count for value in state)
         if self.request.score_from is not None:
             parts["prompt_logprobs"] = tuple(sequence.scores)
         if self.caller.whole:

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+Pooling = Literal["mean", "last"]
+"""Which of a prompt's final hidden states an embedding is: the mean of all, or that of the last token."""
 
 
 class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -111,6 +113,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     `score_from` asks for the log-probabilities of the prompt's tokens from that index on (1 or more), each given all
     before it; what is before is shared with other requests like any prompt. With `max_tokens=0` nothing is generated.
     `score_tokens` asks for the log-probabilities of these tokens as the one after the prompt; nothing is generated.
+    `pooling` asks for the prompt's embedding; nothing is generated. `herd.engine.embed` makes those of many texts.
     """
 
     prompt: Sequence[int]
@@ -121,6 +124,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     id: str = ""
     score_from: int | None = None
     score_tokens: tuple[int, ...] = ()
+    pooling: Pooling | None = None
 
 
 class TokenLogprob(msgspec.Struct, frozen=True):
@@ -152,7 +156,8 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     """The next part of completion `index` of a request; the last one has a `finish_reason` and the `usage`.
 
     `prompt_logprobs` are those of `score_from`, or of the whole prompt (None for its first token) with `echo` and
-    `logprobs`; `token_logprobs` those of `score_tokens`, in their order.
+    `logprobs`; `token_logprobs` those of `score_tokens`, in their order. `embedding`, [dim], is what `pooling` asked for, as it
+    is: not normalized.
     """
 
     request: str
@@ -162,6 +167,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     token_logprobs: tuple[float, ...] = ()
+    embedding: tuple[float, ...] = ()
     finish_reason: FinishReason | None = None
     usage: Usage | None = None
 
@@ -178,6 +184,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     logprobs: tuple[TokenLogprob, ...] = ()
     prompt_logprobs: tuple[TokenLogprob | None, ...] | None = None
     token_logprobs: tuple[float, ...] = ()
+    embedding: tuple[float, ...] = ()
     finish_reason: FinishReason
     usage: Usage = Usage(0, 0, 0)
     error: HerdError | None = None

@@ -111,6 +111,9 @@ class Scheduler:
             self._publish(sequence)
             if result.scores:
                 sequence.scores += result.scores
+            if result.state is not None:
+                before = sequence.state or [0.0] * len(result.state)
+                sequence.state = [a + b for a, b in zip(before, result.state, strict=True)]
             if sequence.computed == sequence.end:
                 news.append((sequence, result))
             if result.token is not None:
@@ -135,6 +138,10 @@ class Scheduler:
             row.score_tokens = sequence.score_tokens
             if sequence.generates:
                 row.sampling = self._sampling(sequence)
+        if sequence.pooling == "mean":
+            row.state_from = 0
+        elif sequence.pooling == "last" and stop == sequence.end:
+            row.state_from = count - 1
         unscored = sequence.unscored
         if unscored is not None and unscored < stop:
             row.first_target = unscored - start
@@ -214,17 +221,21 @@ class Scheduler:
     def _free(self, sequence: Sequence) -> None:
         self.cache.release(sequence.blocks)
         sequence.blocks, sequence.published, sequence.computed = [], 0, 0
+        if not sequence.finished:
+            sequence.state = None  # its parts come again
 
     def _admit(self, sequence: Sequence) -> bool:
         """Give a waiting sequence the blocks that others have computed already; False when it had better wait.
 
         It waits for room for all its tokens, and for a running sequence that is just computing the block it needs next.
-        What is still to be scored, and the last token, it computes itself.
+        What is still to be scored or pooled, and the last token, it computes itself.
         """
         cache = self.cache
         shared: list[int] = []
         unscored = sequence.unscored
         own = sequence.end - 1 if unscored is None else min(unscored, sequence.end - 1)
+        if sequence.pooling == "mean":
+            own = 0
         for i in range(own // cache.size):
             block = cache.find(self._name(sequence, i))
             if block is None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from herd.engine.request import Constraint, SamplingParams, TokenLogprob
+from herd.engine.request import Constraint, Pooling, SamplingParams, TokenLogprob
 
 
 @dataclass(eq=False, slots=True)
@@ -10,7 +10,7 @@ class Sequence:
     """One completion of one request. `tokens` are prompt and reply; the first `computed` are in the cache.
 
     `score_from` is the index of the first prompt token to score, `score_tokens` are tokens whose log-probabilities after
-    the prompt are wanted; neither is sampled for.
+    the prompt are wanted, `pooling` says of which tokens the states are; none is sampled for.
     """
 
     request: str
@@ -26,6 +26,8 @@ class Sequence:
     constraint: Constraint | None = None
     score_from: int | None = None
     score_tokens: tuple[int, ...] = ()
+    pooling: Pooling | None = None
+    state: list[float] | None = None  # the sum so far of what is pooled
     computed: int = 0
     cached: int | None = None  # of the prompt, found when it was admitted first
     blocks: list[int] = field(default_factory=list)
@@ -53,7 +55,8 @@ class Sequence:
     @property
     def end(self) -> int:
         """How many tokens are to be computed before something can be said: the last is not when only scores are wanted."""
-        return len(self.tokens) if self.generates or self.score_tokens else self.prompt_length - 1
+        whole = self.generates or self.score_tokens or self.pooling
+        return len(self.tokens) if whole else self.prompt_length - 1
 
     @property
     def unscored(self) -> int | None:

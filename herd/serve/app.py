@@ -23,6 +23,7 @@ from herd.serve.anthropic import MessagesJob
 from herd.serve.anthropic_schema import MessagesRequest
 from herd.serve.chat_completions import ChatJob
 from herd.serve.completions import CompletionJob
+from herd.serve.embeddings import EmbeddingJob
 from herd.serve.errors import RETRY_AFTER, ApiError, as_api_error, decode
 from herd.serve.gate import AccessLog, Gate, GateSettings, share_of
 from herd.serve.job import Job, with_preset
@@ -33,7 +34,7 @@ from herd.serve.ollama import OllamaJob, OllamaRequest
 from herd.serve.openapi import docs_page, openapi
 from herd.serve.responses import ResponseJob
 from herd.serve.responses_schema import ResponsesRequest
-from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingsRequest, TokenizeRequest
 from herd.serve.served import Served, check_model
 from herd.serve.stream import stream, unless_gone
 from herd.text.tokenizer import decode as decode_tokens
@@ -108,6 +109,14 @@ class Api:
     async def completions(self, request: Request) -> Response:
         """Completions."""
         return await self._generate(request, CompletionRequest, CompletionJob)
+
+    async def embeddings(self, request: Request) -> Response:
+        """Embeddings."""
+        body = await self._body(request, EmbeddingsRequest)
+        served, share = self._ready(body.model), share_of(request.scope)
+        work = await served.pools.run("prompt", share.user, lambda: EmbeddingJob(served, body))
+        share.claim(work.replies)
+        return _Json(await unless_gone(request, share, work.whole()))
 
     async def responses(self, request: Request) -> Response:
         """Responses."""
@@ -244,7 +253,7 @@ def create_app(
         get("/", index), get("/docs", docs), get("/openapi.json", spec), get("/health", api.health),
         get("/metrics", api.prometheus), get("/v1/models", api.models), get("/v1/models/{name:path}", api.model),
         post("/v1/chat/completions", api.chat), post("/v1/completions", api.completions),
-        post("/v1/responses", api.responses), post("/v1/messages", api.messages),
+        post("/v1/embeddings", api.embeddings), post("/v1/responses", api.responses), post("/v1/messages", api.messages),
         post("/v1/messages/count_tokens", api.count_tokens), post("/api/chat", api.ollama_chat), get("/api/tags", api.ollama_tags),
         get("/api/version", api.ollama_version), post("/tokenize", api.tokenize), post("/detokenize", api.detokenize),
         Mount("/page", StaticFiles(directory=PAGE)),

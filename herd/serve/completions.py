@@ -11,7 +11,7 @@ import msgspec
 from herd.engine.output import ContentScores
 from herd.engine.request import Event, Request, TokenLogprob, Usage
 from herd.errors import RequestError
-from herd.serve.job import add, held_text, usage
+from herd.serve.job import add, held_text, several, usage
 from herd.serve.reply import ensure_finished, generate, sampling
 from herd.serve.schema import CompletionRequest
 from herd.serve.served import Served, check_prompt, limits
@@ -38,7 +38,7 @@ class CompletionJob:
             logprobs=0 if body.logprobs is None and best > self.n else body.logprobs,
         )  # fmt: skip
         self.limits = limits(served, body)
-        given = _prompts(body.prompt)
+        given = several(body.prompt, "prompt")
         if len(given) > MAX_PROMPTS:
             raise RequestError(f"prompt has {len(given)} prompts; expected {MAX_PROMPTS} at most", param="prompt")
         self.prompts = [self._tokens(prompt) for prompt in given]
@@ -172,19 +172,6 @@ def _offsets(at: int, names: list[str]) -> Iterator[int]:
     for name in names:
         yield at
         at += len(name)
-
-
-def _prompts(prompt: str | list[Any]) -> list[str | list[int]]:
-    """The prompts of a request: one or several, text or tokens."""
-    if isinstance(prompt, str):
-        return [prompt]
-    if prompt and all(isinstance(item, int) for item in prompt):
-        return [prompt]
-    if not prompt or any(isinstance(item, int) for item in prompt):
-        raise RequestError(
-            "prompt is an empty or a mixed list; expected text, tokens, or a list of one of them", param="prompt"
-        )
-    return list(prompt)
 
 
 def _sum(total: Usage, part: Usage, first: bool) -> Usage:

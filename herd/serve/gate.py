@@ -29,6 +29,7 @@ PATHS = frozenset(
         "/v1/models",
         "/v1/chat/completions",
         "/v1/completions",
+        "/v1/embeddings",
         "/v1/responses",
         "/v1/messages",
         "/v1/messages/count_tokens",

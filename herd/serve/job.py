@@ -65,6 +65,17 @@ def held_text(grammar: str | None, regex: str | None) -> str | None:
     return grammar if regex is None else regex_grammar(regex)
 
 
+def several(given: str | list[Any], name: str) -> list[str | list[int]]:
+    """What the field `name` holds: one or several, text or tokens."""
+    if isinstance(given, str) or (given and all(isinstance(item, int) for item in given)):
+        return [given]
+    if not given or any(isinstance(item, int) for item in given):
+        raise RequestError(
+            f"{name} is an empty or a mixed list; expected text, tokens, or a list of one of them", param=name
+        )
+    return list(given)
+
+
 def template_variables(given: dict[str, Any] | None) -> dict[str, Any] | None:
     """Variables for the chat template; RequestError for what could pass for the conversation or a special token."""
     for name, value in (given or {}).items():

@@ -10,13 +10,20 @@ from herd import __version__
 from herd.serve.anthropic_schema import MessagesRequest
 from herd.serve.ollama import OllamaRequest
 from herd.serve.responses_schema import ResponsesRequest
-from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, TokenizeRequest
+from herd.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingsRequest,
+    TokenizeRequest,
+)
 
 _REF = "#/components/schemas/{name}"
 # path, method, summary, body, what comes back
 _ENDPOINTS: tuple[tuple[str, str, str, type[Any] | None, str], ...] = (
     ("/v1/chat/completions", "post", "Reply to a conversation, with tools, held to a schema, streamed or whole.", ChatRequest, "A chat.completion, or chat.completion.chunk events."),
     ("/v1/completions", "post", "Continue plain text or tokens.", CompletionRequest, "A text_completion, or events of the same shape."),
+    ("/v1/embeddings", "post", "Vectors of texts: the model's final hidden states, pooled, of length 1.", EmbeddingsRequest, "A list of embeddings."),
     ("/v1/responses", "post", "The Responses API over the same replies.", ResponsesRequest, "A response, or its events."),
     ("/v1/messages", "post", "Anthropic's Messages API over the same replies.", MessagesRequest, "A message, or its events."),
     ("/v1/messages/count_tokens", "post", "How many tokens Anthropic's messages are.", MessagesRequest, "input_tokens."),

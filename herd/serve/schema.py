@@ -179,6 +179,18 @@ class CompletionRequest(Sampled, frozen=True, kw_only=True):
     special: bool | None = None  # read the names of special tokens in the prompt as those tokens
 
 
+class EmbeddingsRequest(Ignored, frozen=True, kw_only=True):
+    """POST /v1/embeddings. An input may be text, tokens, or a list of either."""
+
+    input: str | list[str | int | list[int]]
+    model: str | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    dimensions: int | None = None
+    pooling: Literal["mean", "last"] | None = None
+    timeout: float | None = None  # seconds
+    priority: int | None = None
+
+
 class TokenizeRequest(Body, frozen=True, kw_only=True):
     """POST /tokenize: text, or messages as the model would be shown them."""
 

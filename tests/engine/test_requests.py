@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+from herd.engine.embed import embed, embedding_request
 from herd.engine.engine import Engine
 from herd.engine.open import open_backend, open_engine
 from herd.engine.request import Request, SamplingParams, Usage
@@ -39,6 +40,32 @@ def settled(engine: Engine) -> bool:
             return True
         time.sleep(0.01)
     return False
+
+
+@pytest.mark.parametrize("backend", ["native", "torch"])
+def test_embeddings_do_not_depend_on_chunks_company_or_preemption(backend):
+    opened = open_backend(random_checkpoint(TINY), backend, threads=1, cache_tokens=160)
+    prompts = [prompt(i % 3, 90) for i in range(12)]  # a reply that grows takes one's blocks away
+    with Engine(opened, random_checkpoint(TINY).tokenizer, step_tokens=17) as engine:
+        whole = embed(engine, prompts[:1]), embed(engine, prompts[:1], pooling="last")
+        before = engine.load().preemptions
+        reply = Request(prompt=prompt(9), params=SamplingParams(max_tokens=100, ignore_eos=True), priority=-1)
+        asked = [reply, *(embedding_request(p, how, id=how) for p in prompts for how in ("mean", "last"))]
+        found = [done for done in engine.run(asked) if done.request is not reply]
+        assert len(found) == 24
+        for how, one in zip(("mean", "last"), whole, strict=True):
+            same = [d.embedding for d in found if d.request.id == how and list(d.request.prompt) == prompts[0]]
+            assert len(same) == 4
+            assert np.allclose(np.array(same) / np.linalg.norm(same, axis=1, keepdims=True), one, atol=1e-6)
+        assert settled(engine)
+        assert engine.load().preemptions > before
+        for wrong in (
+            {"pooling": "max"},
+            {"pooling": "mean", "score_tokens": (1,)},
+            {"pooling": "last", "params": GREEDY},
+        ):
+            with pytest.raises(RequestError, match="pooling"):
+                engine.complete(Request(**{"prompt": [1, 2], **wrong}))
 
 
 class Allows:

@@ -63,6 +63,7 @@ std::vector<int> generate(Decoder& decoder, int sequences, int prompt) {
       sampling.position = n;
       row.top = 3;
       row.targets = {3};
+      row.state_from = 0;
       rows.push_back(row);
     }
     auto results = decoder.step(rows);

@@ -71,4 +71,6 @@ def _result(row: Row, found: "StepResult") -> RowResult:
         scored = zip(row.targets, found.scores, strict=True)
         result.scores = [TokenLogprob(target, score.logprob, score.top) for target, score in scored]
     result.token_logprobs = tuple(found.token_logprobs)
+    if row.state_from is not None:
+        result.state = found.state
     return result

@@ -202,7 +202,11 @@ def _answers(rows: Sequence[Row], hidden: Tensor, weight: Tensor) -> list[RowRes
     asked, last = [], []
     end = 0
     for i, row in enumerate(rows):
-        first, end = end + row.first_target, end + len(row.tokens)
+        start, end = end, end + len(row.tokens)
+        first = start + row.first_target
+        if row.state_from is not None:
+            state = hidden[start + row.state_from : end].double().sum(0)
+            results[i].state, results[i].finite = state.tolist(), bool(state.isfinite().all())
         if row.targets is not None:
             _score(results[i], hidden[first : first + len(row.targets)], weight, row.targets, row.target_top)
         if row.sampling is not None or row.score_tokens:

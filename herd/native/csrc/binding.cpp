@@ -66,6 +66,7 @@ StepRow read_row(nb::handle row) {
   out.first_target = field<int>(row, "first_target");
   out.target_top = field<int>(row, "target_top");
   out.score_tokens = field<std::vector<int32_t>>(row, "score_tokens");
+  out.state_from = field_or(row, "state_from", -1);
   out.draft = field<int>(row, "draft");
   if (nb::object sampling = row.attr("sampling"); !sampling.is_none()) {
     nb::object params = sampling.attr("params");
@@ -134,6 +135,7 @@ NB_MODULE(_native, m) {
       .def_ro("choices", &StepResult::choices)
       .def_ro("scores", &StepResult::scores)
       .def_ro("token_logprobs", &StepResult::token_logprobs)
+      .def_ro("state", &StepResult::state)
       .def_prop_ro("finite", &StepResult::finite);
   nb::class_<Decoder>(m, "Decoder", nb::dynamic_attr())
       .def("__init__",

@@ -76,6 +76,7 @@ struct StepRow {
   int first_target = 0;
   int target_top = 0;               // alternatives to report beside each score
   std::vector<int32_t> score_tokens;  // log-probabilities of these as the token after the last
+  int state_from = -1;                // the sum of the states of the tokens from this one on is wanted; -1: of none
   int draft = 0;  // so many of the last tokens are guesses: a token is chosen before each of them too, and after a wrong one none counts
 
   int count() const { return int(tokens.size()); }
@@ -98,7 +99,8 @@ struct StepResult {
   std::vector<Choice> choices;  // where a row samples: one token, and one more for each guess that was right
   std::vector<Score> scores;
   std::vector<double> token_logprobs;  // of score_tokens
-  bool last_finite = true;             // of the logits after the last token, where they were needed
+  std::vector<double> state;           // the sum that state_from asked for, after the last norm, [dim]
+  bool last_finite = true;             // of the state, and of the logits after the last token, where they were needed
 
   bool finite() const {
     return last_finite && std::all_of(scores.begin(), scores.end(), [](const Score& s) { return s.finite; });
@@ -143,6 +145,7 @@ class Decoder {
   void prepare(const std::vector<StepRow>& rows);
   void forward(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void layer(int thread, int index, const std::vector<StepRow>& rows);
+  void sum_states(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void choose_tokens(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint8_t* cache);
   void attention_output(int token, float* out) const;
@@ -177,7 +180,7 @@ class Decoder {
   const std::function<void()>* before_choosing_ = nullptr;
   int total_ = 0;
   std::vector<float> residual_, queries_, new_kv_, attended_, gated_, rope_, partial_, logits_;
-  std::vector<int> position_, row_of_, block_;
+  std::vector<int> position_, row_of_, block_, row_start_;
   struct Wanted {
     int token, row, target;  // target -1 - i: what is asked of the row's last token but its guesses and after i of them
   };

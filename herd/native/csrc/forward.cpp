@@ -30,6 +30,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   rope_.resize(t * size_t(s.head_dim));
   position_.resize(t);
   row_of_.resize(t);
+  row_start_.resize(rows.size());
   block_.resize(t);
   partial_at_.assign(t, SIZE_MAX);
   tasks_.clear();
@@ -39,6 +40,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   size_t partial = 0;
   for (size_t r = 0; r < rows.size(); r++) {
     const StepRow& row = rows[r];
+    row_start_[r] = at;
     for (int i = 0; i < row.count(); i++) {
       position_[size_t(at + i)] = row.start + i;
       row_of_[size_t(at + i)] = int(r);
@@ -64,7 +66,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   logits_.resize(size_t(std::min<size_t>(wanted_.size(), LOGIT_ROWS)) * size_t(padded(s.vocab)));
   const int widest = std::max({s.dim, s.ffn, s.heads * s.head_dim});
   shared_->reserve(std::max(total_, LOGIT_ROWS), widest, has_integers_, has_pairs_);
-  loops_ = padded(1 + s.layers * 10 + int(wanted_.size() + LOGIT_ROWS - 1) / LOGIT_ROWS * 3);
+  loops_ = padded(2 + s.layers * 10 + int(wanted_.size() + LOGIT_ROWS - 1) / LOGIT_ROWS * 3);
   size_t places = size_t(loops_ * pool_->size());
   if (taken_.size() < places) taken_ = std::vector<std::atomic<int>>(places);
   for (auto& t : taken_) t.store(0, std::memory_order_relaxed);
@@ -156,6 +158,7 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
     if (thread == 0) (*before_choosing_)();
     wait(thread, nullptr);
   }
+  sum_states(thread, rows, results);
   choose_tokens(thread, rows, results);
 }
 
@@ -215,6 +218,25 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
   wait(thread, index + 1 < s.layers ? &layers_[size_t(index) + 1].wq.matrix : &output_.matrix);
 }
 
+// What rows ask of their tokens' states after the last norm. In double: a sum is the same in whatever steps its parts come.
+void Decoder::sum_states(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results) {
+  const Shape& s = shape_;
+  const size_t stride = size_t(padded(s.dim));
+  parallel_for(thread, int(rows.size()), [&](int r) {
+    const StepRow& row = rows[size_t(r)];
+    if (row.state_from < 0) return;
+    std::vector<double>& sum = results[size_t(r)].state;
+    std::vector<float> state(stride);
+    sum.assign(size_t(s.dim), 0);
+    for (int i = row.state_from; i < row.count(); i++) {
+      k_->rms_norm(residual_.data() + size_t(row_start_[size_t(r)] + i) * stride, norm_.data(), s.eps, s.dim, state.data());
+      for (int d = 0; d < s.dim; d++) sum[size_t(d)] += double(state[size_t(d)]);
+    }
+    for (double value : sum)
+      if (!std::isfinite(value)) results[size_t(r)].last_finite = false;
+  });
+}
+
 // Logits of the tokens that are sampled or scored, some at a time, and what is asked of them.
 void Decoder::choose_tokens(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results) {
   const Shape& s = shape_;
@@ -252,7 +274,7 @@ void Decoder::report(const StepRow& row, int target, const float* logits, StepRe
     return;
   }
   const int guesses = -1 - target;  // that come before the token to choose
-  if (guesses == 0) result.last_finite = finite;
+  if (guesses == 0) result.last_finite &= finite;
   if (row.sampling) result.choices[size_t(guesses)].finite = finite;
   if (!finite) return;  // choosing needs numbers that can be compared
   if (!row.score_tokens.empty()) {
@@ -296,6 +318,7 @@ void Decoder::check(const StepRow& row) const {
   if (row.tokens.size() + size_t(row.start) > row.blocks.size() * BLOCK) throw std::invalid_argument("a row's blocks do not hold its tokens");
   if (row.first_target < 0 || size_t(row.first_target) + row.targets.size() > row.tokens.size())
     throw std::invalid_argument("more targets than tokens");
+  if (row.state_from < -1 || row.state_from >= row.count()) throw std::invalid_argument("states from outside the row's tokens");
   within(row.tokens, shape_.vocab, "a token outside the vocabulary");
   within(row.targets, shape_.vocab, "a target outside the vocabulary");
   within(row.score_tokens, shape_.vocab, "a token to score outside the vocabulary");
