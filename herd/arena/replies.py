@@ -7,10 +7,11 @@ from pathlib import Path
 import msgspec
 
 from herd.arena.contestants import Contestant, ContestantError
-from herd.arena.kinds import kind, language
+from herd.arena.kinds import kind
 from herd.atomic import whole_lines
 from herd.errors import FormatError, first_line
 from herd.progress import Progress, silent
+from herd.text.language import language
 
 
 class Prompt(msgspec.Struct, frozen=True):

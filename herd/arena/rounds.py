@@ -16,12 +16,13 @@ from typing import Any, TypeVar
 import numpy as np
 
 from herd.arena.contestants import Contestant, ContestantError, common_prompts
-from herd.arena.kinds import kind, language, reveals
+from herd.arena.kinds import kind, reveals
 from herd.arena.pairs import choose
 from herd.arena.rank import Table
 from herd.arena.standings import standings
 from herd.arena.votes import WINNERS, Vote, Votes, Winner, outcome_of, style_difference
 from herd.errors import ConfigError, HerdError
+from herd.text.language import language
 
 T = TypeVar("T")
 _TICK = 0.05  # seconds between two pieces that a reader gets

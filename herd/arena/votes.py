@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from herd.arena.rank import Floats, Table
+from herd.chain import link
 from herd.errors import ConfigError, FormatError, MissingDependencyError
 
 Winner = Literal["left", "right", "both good", "both bad"]
@@ -241,7 +242,7 @@ class Votes:
     def _enter(self, entry: dict[str, Any]) -> None:
         last = self._run("select hash from ledger order by id desc limit 1").fetchone()
         text = json.dumps(entry, sort_keys=True)
-        chained = _chain(last[0] if last else "", text)
+        chained = link(last[0] if last else "", text)
         self._run("insert into ledger (time, entry, hash) values (?, ?, ?)", (time.time(), text, chained))
 
     def ledger(self) -> list[dict[str, Any]]:
@@ -250,7 +251,7 @@ class Votes:
         for number, moment, text, chained in self._run(
             "select id, time, entry, hash from ledger order by id"
         ).fetchall():
-            if _chain(before, text) != chained:
+            if link(before, text) != chained:
                 raise FormatError(f"ledger: entry {number} was changed, or one before it was removed")
             before = chained
             entries.append({"time": moment, **json.loads(text)})
@@ -269,10 +270,6 @@ def _where(language: str | None, kind: str | None) -> tuple[str, list[str]]:
             parts.append(f"{column} = ?")
             values.append(value)
     return " and ".join(parts), values
-
-
-def _chain(before: str, text: str) -> str:
-    return hashlib.sha256(f"{before}\n{text}".encode()).hexdigest()
 
 
 def _digest(voter: str) -> str:

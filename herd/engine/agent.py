@@ -116,14 +116,14 @@ class Agent:
             seconds=seconds,
         )
 
-    def reply(self, turns: "Turns") -> Generator[Part]:
-        """The reply, and what tools gave, as they come."""
+    def reply(self, turns: "Turns", run: Callable[[ToolCall], str] | None = None) -> Generator[Part]:
+        """The reply, and what tools gave, as they come. `run` runs a tool in place of the box."""
         while turns.more:
             for event in self.engine.generate(turns.request()):
                 yield from turns.push(event)
             for call in turns.due():
                 yield turns.begin(call)
-                yield turns.answer(call, self.box.run(call, turns.seconds_left()))
+                yield turns.answer(call, run(call) if run is not None else self.box.run(call, turns.seconds_left()))
             yield from turns.end()
 
     async def areply(
@@ -189,6 +189,7 @@ class Turns:
         self._params = msgspec.structs.replace(params, show_special=agent.format.show_special, echo=False)
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._step = self._generated = self._room = 0
+        self._asked = self._come = 0  # tokens of the prompt, and those that have come in all
         self._replies: list[_Reply] = []
         asked = {tool.name for tool in offer.tools}
         tools = () if offer.choice == "none" else (*offer.tools, *(t for t in agent.box.tools if t.name not in asked))
@@ -206,6 +207,15 @@ class Turns:
         """Seconds until the time is up; None without a limit."""
         return None if self._deadline is None else max(0.001, self._deadline - time.monotonic())
 
+    @property
+    def replies(self) -> int:
+        """How many replies are made to the conversation."""
+        return self._params.n
+
+    def so_far(self) -> Usage:
+        """What the replies have cost until now, for those that are left before their end."""
+        return Usage(self._asked, self._come, 0)
+
     def prompt(self, messages: Sequence[Message]) -> list[int]:
         """Tokens of a conversation with these tools."""
         encoded = self._agent.format.encode(
@@ -219,7 +229,7 @@ class Turns:
         prompt = self.prompt(self.messages)
         if self._prefill and not self._step:
             prompt = [*prompt, *agent.engine.tokenizer.encode(self._prefill)]
-        self._room = agent.engine.max_length - len(prompt)
+        self._room, self._asked = agent.engine.max_length - len(prompt), len(prompt)
         if self._step:  # what is left of the reply's limit, and of the context
             left = self._room if params.max_tokens is None else min(self._room, params.max_tokens - self._generated)
             params = msgspec.structs.replace(params, max_tokens=max(1, left))
@@ -278,6 +288,7 @@ class Turns:
     def push(self, event: Event) -> Iterator[Part]:
         """What an event of the engine's completes."""
         reply, index = self._replies[event.index], event.index
+        self._come += len(event.tokens)
         reply.scores.push(event)
         if reply.stream is not None and (more := reply.stream.push(event.text)):
             yield Part(index, arguments=more)

@@ -1,7 +1,7 @@
 """A conversation with a model: keeps the messages, makes room when the context is full, streams replies."""
 
 import bisect
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from herd.atomic import atomic_file
-from herd.engine.agent import Agent, Offer, ToolResult, Turns
+from herd.engine.agent import Agent, Offer, Part, ToolResult, Turns
 from herd.engine.request import SamplingParams, Usage
 from herd.errors import FormatError, RequestError
 from herd.text.messages import Message, Tool, ToolCall
@@ -19,7 +19,10 @@ _ROOM = 256  # tokens kept free for a reply without a limit when old turns are d
 
 @dataclass
 class Conversation:
-    """`messages` may begin with a system message; `tools` are functions for the caller to answer, beside the agent's own."""
+    """`messages` may begin with a system message; `tools` are functions for the caller to answer, beside the agent's own.
+
+    `reply` makes the replies in the agent's place: a guard that stands between.
+    """
 
     agent: Agent
     params: SamplingParams = field(default_factory=SamplingParams)
@@ -27,6 +30,7 @@ class Conversation:
     tools: Sequence[Tool] = ()
     usage: Usage | None = None
     dropped: int = 0
+    reply: Callable[[Turns], Generator[Part]] | None = None
 
     def say(self, text: str) -> Generator[str | ToolCall | ToolResult]:
         """The reply to a user's text, in parts, with what tools gave where they are run.
@@ -40,7 +44,7 @@ class Conversation:
         asked = len(turns.messages)
         said: list[str] = []  # since the last whole message
         try:
-            with closing(self.agent.reply(turns)) as parts:
+            with closing((self.reply or self.agent.reply)(turns)) as parts:
                 for part in parts:
                     if part.text:
                         said.append(part.text)

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-FinishReason = Literal["stop", "length", "cancelled", "deadline", "error"]
+FinishReason = Literal["stop", "length", "cancelled", "deadline", "error", "content_filter"]
+"""Why a reply ended; `content_filter` is a guard's, never the engine's."""
 Pooling = Literal["mean", "last"]
 """Which of a prompt's final hidden states an embedding is: the mean of all, or that of the last token."""
 

@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from herd.arena.kinds import kind, language, reveals
+from herd.arena.kinds import kind, reveals
+from herd.text.language import language
 
 UDHR = Path(__file__).parents[1] / "data" / "udhr"
 

@@ -1,5 +1,7 @@
 """Insecure code in an answer while it is generated: what is complete so far is scanned at the end of each line."""
 
+from pathlib import Path
+
 from herd.safety.code_shield.scan import ALIASES, Finding, scan
 
 _LOOK_BACK = 4_000  # characters of a fence that are scanned again when a line is added
@@ -11,14 +13,19 @@ class Stream:
     Code is what stands inside Markdown fences; with a `language` the whole text is code. A finding is reported once.
     """
 
-    def __init__(self, language: str | None = None, minimum: str = "low") -> None:
-        self.language, self.minimum = language, minimum
+    def __init__(self, language: str | None = None, minimum: str = "low", rules: tuple[Path, ...] = ()) -> None:
+        self.language, self.minimum, self.rules = language, minimum, rules
         self._text = ""  # the last line, unfinished
         self._code = ""  # lines of the fence that is open
         self._fence = "" if language is None else "code"
         self._label = language or ""
         self._line, self._begin = 0, 0
         self._seen: set[tuple[int, str]] = set()
+
+    @property
+    def inside(self) -> bool:
+        """Whether a fence is open, so that a line that is not complete may be code."""
+        return bool(self._fence)
 
     def feed(self, text: str) -> list[Finding]:
         """What the lines that this text completes show."""
@@ -60,7 +67,7 @@ class Stream:
         if name is None and (self._label or "```" in self._code):
             return []
         fresh = []
-        for finding in scan(self._code, name, minimum=self.minimum):
+        for finding in scan(self._code, name, minimum=self.minimum, rules=self.rules):
             line = finding.line + self._begin
             if (line, finding.rule) not in self._seen:
                 self._seen.add((line, finding.rule))
