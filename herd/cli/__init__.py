@@ -31,6 +31,7 @@ COMMANDS = {
     "data": "Make a corpus by a recipe: filters, duplicates, a report.",
     "train": "Train a model by a recipe, or go on with a run.",
     "guard": "Look for insecure code, in files or in an answer.",
+    "audit": "Check that a safety audit log was not changed.",
     "plot": "Draw the curves of training runs.",
     "merge": "Merge a LoRA adapter into its model.",
     "average": "Average checkpoints of one model.",

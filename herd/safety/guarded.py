@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
 from contextlib import closing
 
-from herd.engine.request import Usage
 from herd.engine.agent import Part
+from herd.engine.request import Usage
 from herd.safety.look import Fired, Look
 from herd.safety.watch import Watch
 

@@ -18,7 +18,16 @@ from herd.engine.request import SamplingParams
 from herd.errors import ConfigError, FormatError
 from herd.safety import prompt_guard
 from herd.safety.policy import (
-    Audit, Check, CodeCheck, GuardModel, InputChecks, OutputChecks, Pattern, Policy, ResultChecks, read_policy,
+    Audit,
+    Check,
+    CodeCheck,
+    GuardModel,
+    InputChecks,
+    OutputChecks,
+    Pattern,
+    Policy,
+    ResultChecks,
+    read_policy,
 )  # fmt: skip
 from herd.safety.shield import LANGUAGES, Shield, _refusals
 from herd.text.chat_format import LlamaChat
@@ -96,10 +105,13 @@ def test_insecure_code_is_stopped_in_the_middle(agent):
     with Shield(read_policy("block"), on_fired=fired.append) as shield:
         parts = answer(agent, shield, "Write it.", says=INSECURE)
         assert "name = input()\n" in said(parts)
-        assert "os.system" not in said(parts) and "never shown" not in said(parts)
-        assert parts[-1].reason == "content_filter" and parts[-1].usage.completion > 10
+        assert "os.system" not in said(parts)
+        assert "never shown" not in said(parts)
+        assert parts[-1].reason == "content_filter"
+        assert parts[-1].usage.completion > 10
         assert said(parts).endswith(_refusals()["answer"]["en"])
-        assert fired[-1].check == "code_shield" and "CWE-78" in fired[-1].detail
+        assert fired[-1].check == "code_shield"
+        assert "CWE-78" in fired[-1].detail
         bare = INSECURE.replace("```python", "").replace("```", "")
         assert answer(agent, shield, "Write it.", says=bare)[-1].reason == "content_filter"
     with Shield(read_policy("annotate"), on_fired=fired.append) as shield:
@@ -127,7 +139,9 @@ def test_a_tools_orders_are_withheld_from_the_model_or_cut_out():
         assert shield.watch([Message("ipython", "Tea is at four.")]).clean()[0].content == "Tea is at four."
     with Shield(Policy(results=ResultChecks(prompt_guard=Check(action="redact")))) as shield:
         kept = shield.watch([text]).clean()[0].content
-        assert "opens at ten" in kept and "Tea is at four" in kept and "evil@" not in kept
+        assert "opens at ten" in kept
+        assert "Tea is at four" in kept
+        assert "evil@" not in kept
 
 
 def test_a_call_that_does_harm_is_refused_and_one_that_may_is_asked_about(agent):
@@ -142,20 +156,23 @@ def test_a_call_that_does_harm_is_refused_and_one_that_may_is_asked_about(agent)
         with Shield(read_policy("block")) as shield:
             parts = answer(mine, shield, "List it.", tokens=60, offer=Offer(choice="run"), ask=lambda call, why, reply=reply: asked.append(why) or reply)  # fmt: skip
         results = [part.result.output for part in parts if part.result]
-        assert ran[:1] == expected and ("refused" in results[0]) != reply
+        assert ran[:1] == expected
+        assert ("refused" in results[0]) != reply
     assert "run" in asked[0]
     with Shield(read_policy("block")) as shield:
         harm = {**schema, "properties": {"command": {"const": "rm -rf /"}}}
         offer = Offer((Tool("theirs", "runs", harm),), choice="theirs")
         parts = answer(agent, shield, "Do it.", tokens=60, offer=offer)
-        assert parts[-1].reason == "content_filter" and not any(p.call or p.arguments for p in parts)
+        assert parts[-1].reason == "content_filter"
+        assert not any(p.call or p.arguments for p in parts)
 
 
 def test_replies_of_one_request_are_stopped_one_by_one(agent):
     with Shield(read_policy("block")) as shield:
         parts = answer(agent, shield, "Write it.", says=INSECURE, n=2)
         assert [p.reason for p in parts if p.reason] == ["content_filter"] * 2
-        assert {p.index for p in parts} == {0, 1} and "os.system" not in said(parts)
+        assert {p.index for p in parts} == {0, 1}
+        assert "os.system" not in said(parts)
 
 
 @pytest.mark.parametrize("fail, reason", [("closed", "content_filter"), ("open", "length")])
@@ -171,7 +188,8 @@ def test_a_check_that_fails_is_what_the_policy_says_and_is_told(agent, monkeypat
     policy = msgspec.structs.replace(read_policy("block"), fail=fail, timeout=0.2)
     with Shield(policy, say=told.append) as shield:
         assert answer(agent, shield, CLEAN["en"], tokens=4)[-1].reason == reason
-    assert "input.prompt_guard fails" in told[0] and ("weights are gone" in told[0]) == (how == "crash")
+    assert "input.prompt_guard fails" in told[0]
+    assert ("weights are gone" in told[0]) == (how == "crash")
 
 
 @pytest.mark.parametrize("fail, reason", [("closed", "content_filter"), ("open", "length")])
@@ -204,9 +222,11 @@ def test_a_guard_model_judges_the_growing_answer(agent, smollm):
     )  # fmt: skip
     with Shield(policy, guard, smollm.chat_format(), on_fired=seen.append) as shield:
         parts = answer(agent, shield, CLEAN["en"], tokens=40)
-    assert parts[-1].reason == "content_filter" and parts[-1].usage.completion < 40
+    assert parts[-1].reason == "content_filter"
+    assert parts[-1].usage.completion < 40
     assert said(parts) == _refusals()["question"]["en"]  # nothing was shown before it was judged
-    assert seen[0].check == "llama_guard" and seen[0].score > 0.0001
+    assert seen[0].check == "llama_guard"
+    assert seen[0].score > 0.0001
 
 
 def test_the_audit_log_is_chained_and_has_no_text_unless_asked(agent, tmp_path):
@@ -216,13 +236,15 @@ def test_the_audit_log_is_chained_and_has_no_text_unless_asked(agent, tmp_path):
         answer(agent, shield, CLEAN["en"], tokens=2)
         for _ in range(3):
             answer(agent, shield, HOSTILE["en"])
-    assert chain.verify(path)[0] == 3 and b"previous instructions" not in path.read_bytes()
+    assert chain.verify(path)[0] == 3
+    assert b"previous instructions" not in path.read_bytes()
     last = chain.verify(path)[1]
     with path.open("ab") as file:
         file.write(b'{"entry": {"half')  # a kill within a line
     with Shield(msgspec.structs.replace(policy, audit=Audit(path=str(path), all=True, text=True))) as shield:
         answer(agent, shield, CLEAN["en"], tokens=2)
-    assert chain.verify(path)[0] == 4 and b"capital of France" in path.read_bytes()
+    assert chain.verify(path)[0] == 4
+    assert b"capital of France" in path.read_bytes()
     assert chain.contains(path, last)
     lines = path.read_text().splitlines()
     for change in (lines[:1] + lines[2:], [lines[0].replace("prompt_guard", "nothing"), *lines[1:]]):
@@ -236,7 +258,8 @@ def test_processes_write_one_chain(tmp_path):
     code = f"from pathlib import Path\nfrom herd import chain\nfor i in range(50): chain.add(Path({str(path)!r}), {{'i': i}})"
     processes = [subprocess.Popen([sys.executable, "-c", code], env=os.environ) for _ in range(3)]
     assert [p.wait(60) for p in processes] == [0, 0, 0]
-    assert chain.verify(path)[0] == 150 and len({json.loads(line)["hash"] for line in path.open()}) == 150
+    assert chain.verify(path)[0] == 150
+    assert len({json.loads(line)["hash"] for line in path.open()}) == 150
 
 
 @pytest.mark.parametrize(
