@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from herd.engine.admission import admit
 from herd.engine.backend import Backend, RowResult, check_tensors
 from herd.engine.cache import BlockCache
 from herd.engine.constraint import GuardedConstraint
@@ -21,7 +20,7 @@ from herd.engine.drafts import Drafter
 from herd.engine.output import Caller, Output
 from herd.engine.request import Completion, Event, FinishReason, Request
 from herd.engine.scheduler import Scheduler
-from herd.engine.sequence import Sequence
+from herd.engine.sequence import Sequence, admit
 from herd.errors import (
     ConfigError,
     EngineStoppedError,

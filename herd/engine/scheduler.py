@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from herd.engine.backend import Row, RowResult, Sampling, StepPlan
 from herd.engine.cache import BlockCache
 from herd.engine.drafts import Drafter, Wish
-from herd.engine.line import Line
 from herd.engine.pace import LONGEST
 from herd.engine.request import Walkable
-from herd.engine.sequence import Sequence
+from herd.engine.sequence import Line, Sequence
 
 
 class Scheduler:
