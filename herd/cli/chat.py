@@ -15,6 +15,7 @@ from typing import Any
 import click
 
 from herd.cli.common import (
+    cache_options,
     context_option,
     documents_option,
     draft_option,
@@ -28,6 +29,7 @@ from herd.cli.common import (
     state_home,
     system_option,
     tools_option,
+    warn,
 )
 from herd.config import read
 from herd.engine.agent import Agent
@@ -48,6 +50,7 @@ from herd.weights.presets import preset_for
 @context_option
 @engine_options
 @draft_option
+@cache_options
 @tools_option
 @mcp_option
 @documents_option
@@ -78,7 +81,7 @@ def command(
     params.check(checkpoint.config.vocab)
     spoken = preset.system if system is None else system
     dialog = checkpoint.chat_format()
-    with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine, box:
+    with open_engine(checkpoint, cache_tokens=cache_tokens, warn=warn, **backend) as engine, box:
         agent = Agent(engine, dialog, box)
         conversation = Conversation(agent, params, [Message("system", spoken)] if spoken else [])
         if sys.stdin.isatty() and sys.stdout.isatty():

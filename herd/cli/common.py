@@ -179,17 +179,24 @@ draft_option = click.option(
 )
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, text: str | None) -> int | None:
+def size(_context: click.Context, parameter: click.Parameter, text: str | None) -> int | None:
+    """Bytes of an option such as 2G or 500M."""
     if text is None:
         return None
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([kMG]?)B?", text, re.IGNORECASE)
     if match is None or not float(match[1]):
-        raise ConfigError(f"--split {text}: expected a size such as 2G or 500M")
+        raise ConfigError(f"{parameter.opts[0]} {text}: expected a size such as 2G or 500M")
     return int(float(match[1]) * {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}[match[2].lower()])
 
 
+CACHE_HELP = "A folder that keeps what was computed of prompts, so that system prompts and documents need it once, over restarts."
+CACHE_SIZE_HELP = "Bytes of --cache, such as 8G: the longest unused go first. Default: 4 GiB."
+cache_options = _together(
+    click.option("--cache", type=PATH, metavar="DIR", help=CACHE_HELP),
+    click.option("--cache-size", callback=size, metavar="SIZE", help=CACHE_SIZE_HELP),
+)
 split_option = click.option(
-    "--split", callback=_size, metavar="SIZE", help="Cut a .gguf into files of at most this size, such as 2G or 500M."
+    "--split", callback=size, metavar="SIZE", help="Cut a .gguf into files of at most this size, such as 2G or 500M."
 )
 
 

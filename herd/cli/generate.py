@@ -19,6 +19,7 @@ import click
 
 from herd.cli.common import (
     PATH,
+    cache_options,
     context_option,
     draft_option,
     engine_options,
@@ -27,6 +28,7 @@ from herd.cli.common import (
     sampling_options,
     show_progress,
     system_option,
+    warn,
 )
 from herd.engine.batch import Prompter, answer, run_batch
 from herd.engine.open import open_engine
@@ -54,6 +56,7 @@ from herd.errors import ConfigError
 @context_option
 @engine_options
 @draft_option
+@cache_options
 def command(
     prompt: str | None,
     model: str,
@@ -88,7 +91,7 @@ def command(
     prompter = Prompter(checkpoint, raw=raw, special=special, system=system, config=config, flags=flags)
     if batch is None and prompt is None:
         prompt = prompter.read_prompt(file) if file else sys.stdin.buffer.read().decode("utf-8", "replace").strip("\n")
-    with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine:
+    with open_engine(checkpoint, cache_tokens=cache_tokens, warn=warn, **backend) as engine:
         if batch is not None and out is not None:
             with show_progress() as progress:
                 run_batch(engine, prompter, batch, out, progress)

@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from herd.cli.common import DRAFT_HELP, PATH, open_model, open_tools
+from herd.cli.common import CACHE_HELP, CACHE_SIZE_HELP, DRAFT_HELP, PATH, open_model, open_tools, size
 from herd.config import read
 from herd.errors import MissingDependencyError
 from herd.serve.settings import ServeSettings
@@ -62,6 +62,8 @@ _OPTIONS = (
     _option("--dtype", "For torch: float32, bfloat16 or float16."),
     _option("--threads", "CPU threads. Default: one a core.", int),
     _option("--draft", DRAFT_HELP),
+    _option("--cache", CACHE_HELP),
+    click.option("--cache-size", callback=size, metavar="SIZE", help=CACHE_SIZE_HELP),
     _option("--kv-cache", "Numbers in the key-value cache: f16, or int8 in half the memory."),
 )  # fmt: skip
 

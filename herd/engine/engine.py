@@ -18,6 +18,7 @@ from herd.engine.cache import BlockCache
 from herd.engine.constraint import GuardedConstraint
 from herd.engine.drafts import Drafter
 from herd.engine.output import Caller, Output
+from herd.engine.prefixes import PrefixStore
 from herd.engine.request import Completion, Event, FinishReason, Request
 from herd.engine.scheduler import Scheduler
 from herd.engine.sequence import Sequence, admit
@@ -55,7 +56,7 @@ class Load(msgspec.Struct, frozen=True):
 class Engine:
     """Serves one model on one backend. Use as a context manager, or call `close`.
 
-    `drafter` makes what guesses the next tokens, for the engine's cache; see `herd.engine.drafts`.
+    `drafter` makes what guesses the next tokens, for the engine's cache; see `herd.engine.drafts`. `store` keeps prompts on disk.
     """
 
     def __init__(
@@ -67,15 +68,17 @@ class Engine:
         step_tokens: int = 512,
         max_waiting: int = 100_000,
         drafter: Callable[[BlockCache], Drafter] | None = None,
+        store: PrefixStore | None = None,
     ) -> None:
         if drafter is not None and not backend.verifies_drafts:
             raise ConfigError(f"the {backend.name} backend verifies no guesses; --draft needs the native backend")
         self.backend, self.tokenizer = backend, tokenizer
         cache = BlockCache(backend.block_count, backend.block_size)
+        self._store = store
         self._drafter = None if drafter is None else drafter(cache)
         self.scheduler = Scheduler(
             cache, max_sequences=max_sequences, step_tokens=step_tokens,
-            drafter=self._drafter, verifies_drafts=backend.verifies_drafts,
+            drafter=self._drafter, verifies_drafts=backend.verifies_drafts, store=store,
         )  # fmt: skip
         self.max_length = min(backend.config.context, backend.block_count * backend.block_size)
         self._max_waiting = max_waiting
@@ -105,6 +108,8 @@ class Engine:
         if self._thread is not None:
             self._inbox.put(("close", None))
             self._thread.join()
+        if self._store is not None:
+            self._store.close()
         self.backend.close()
         if self._drafter is not None:
             self._drafter.close()
@@ -366,6 +371,7 @@ class Engine:
         except BaseException as error:
             done.set_exception(error)
             raise
+        self.scheduler.store = None  # its files are of the old weights
         self.scheduler.restart()
         done.set_result(None)
 

@@ -2,16 +2,19 @@
 
 import importlib.util
 from collections.abc import Callable
+from pathlib import Path
 
 from herd.engine.backend import Backend
 from herd.engine.cache import BlockCache
 from herd.engine.drafts import Drafter, LookupDrafter, ModelDrafter, check_same_tokens
 from herd.engine.engine import Engine
+from herd.engine.prefixes import PrefixStore, identity
 from herd.errors import ConfigError, MissingDependencyError
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.memory import need
 
 BACKENDS = ("auto", "native", "torch")
+_CACHE_SIZE = 4 << 30
 LOOKUP = "lookup"
 """The draft that needs no model."""
 
@@ -72,12 +75,18 @@ def open_engine(
     max_sequences: int = 64,
     max_waiting: int = 100_000,
     draft: str | Checkpoint | None = None,
+    cache: Path | None = None,
+    cache_size: int | None = None,
+    warn: Callable[[str], None] = lambda line: None,
 ) -> Engine:
     """An engine for a checkpoint; see `open_backend`.
 
     `draft` guesses several tokens a step and changes no result: "lookup", what followed the last tokens earlier in prompt
-    and reply, or a small model with the same tokenizer.
+    and reply, or a small model with the same tokenizer. `cache` is a folder that keeps what was computed of prompts over
+    restarts, in at most `cache_size` bytes (default: 4 GiB); `warn` takes a line about a damaged file.
     """
+    if cache is None and cache_size is not None:
+        raise ConfigError("--cache-size needs --cache, the folder whose size it bounds")
     if isinstance(draft, Checkpoint):
         check_same_tokens(draft.tokenizer, checkpoint.tokenizer, (draft.config.vocab, checkpoint.config.vocab))
     elif draft is not None and draft != LOOKUP:
@@ -85,10 +94,23 @@ def open_engine(
     opened = open_backend(
         checkpoint, backend, device=device, dtype=dtype, threads=threads, cache_tokens=cache_tokens, kv_cache=kv_cache
     )
+    store = None
+    if cache is not None:
+        store = _store(opened, checkpoint, cache, _CACHE_SIZE if cache_size is None else cache_size, warn)
     return Engine(
         opened, checkpoint.tokenizer, max_sequences=max_sequences, max_waiting=max_waiting,
-        drafter=None if draft is None else _drafter(draft, checkpoint, threads),
+        drafter=None if draft is None else _drafter(draft, checkpoint, threads), store=store,
     )  # fmt: skip
+
+
+def _store(
+    opened: Backend, checkpoint: Checkpoint, folder: Path, limit: int, warn: Callable[[str], None]
+) -> PrefixStore:
+    from herd.engine.backends.native import NativeBackend
+
+    if not isinstance(opened, NativeBackend):
+        raise ConfigError(f"--cache keeps the native backend's cache; the {opened.name} backend has another")
+    return PrefixStore(folder, limit, identity(checkpoint, opened.kv_cache, opened.isa), opened, warn)
 
 
 def _drafter(draft: str | Checkpoint, target: Checkpoint, threads: int | None) -> Callable[[BlockCache], Drafter]:

@@ -12,6 +12,7 @@ from herd.engine.backend import Row, RowResult, Sampling, StepPlan
 from herd.engine.cache import BlockCache
 from herd.engine.drafts import Drafter, Wish
 from herd.engine.pace import LONGEST
+from herd.engine.prefixes import GROUP, PrefixStore
 from herd.engine.request import Walkable
 from herd.engine.sequence import Line, Sequence
 
@@ -28,8 +29,10 @@ class Scheduler:
         clock: Callable[[], float] = time.monotonic,
         drafter: Drafter | None = None,
         verifies_drafts: bool = False,
+        store: PrefixStore | None = None,
     ) -> None:
         self.cache, self._drafter, self._verifies = cache, drafter, verifies_drafts
+        self.store = store
         self._drafted: set[Sequence] = set()  # sequences that the drafter guessed for in this step
         self.max_sequences, self.step_tokens, self._clock = max_sequences, step_tokens, clock
         self.running: list[Sequence] = []
@@ -128,6 +131,33 @@ class Scheduler:
 
     def _plan_one(self, sequence: Sequence, budget: int) -> int:
         """Plan up to `budget` tokens of a running sequence; returns how many."""
+        if self.store is not None and sequence.computed < sequence.prompt_length:
+            budget -= (loaded := self._load(self.store, sequence, budget))
+            if not sequence.running or budget <= 0:
+                return loaded
+            return loaded + self._plan_rest(sequence, budget)
+        return self._plan_rest(sequence, budget)
+
+    def _load(self, store: PrefixStore, sequence: Sequence, budget: int) -> int:
+        """Take up to `budget` tokens of a prompt, and no less than a group, from disk; returns how many."""
+        size, begun = self.cache.size, sequence.computed
+        while sequence.computed - begun < budget:
+            group = sequence.computed // (size * GROUP)
+            stop = (group + 1) * size * GROUP
+            if stop > min(sequence.found, sequence.prompt_length) or not self._make_room(sequence, stop):
+                break
+            name = self._name(sequence, (group + 1) * GROUP - 1)
+            blocks = sequence.blocks[group * GROUP : (group + 1) * GROUP]
+            first = sequence.computed // size % GROUP
+            if not store.load(name, sequence.tokens[stop - size * GROUP : stop], blocks, first):
+                break
+            if sequence.cached == sequence.computed:
+                sequence.cached = stop
+            sequence.computed = stop
+            self._publish(sequence)
+        return sequence.computed - begun
+
+    def _plan_rest(self, sequence: Sequence, budget: int) -> int:
         count = min(sequence.end - sequence.computed, budget)
         if not self._make_room(sequence, sequence.computed + count):
             return 0
@@ -219,7 +249,7 @@ class Scheduler:
 
     def _free(self, sequence: Sequence) -> None:
         self.cache.release(sequence.blocks)
-        sequence.blocks, sequence.published, sequence.computed = [], 0, 0
+        sequence.blocks, sequence.published, sequence.computed, sequence.kept = [], 0, 0, 0
         if not sequence.finished:
             sequence.state = None  # its parts come again
 
@@ -231,11 +261,7 @@ class Scheduler:
         """
         cache = self.cache
         shared: list[int] = []
-        unscored = sequence.unscored
-        own = sequence.end - 1 if unscored is None else min(unscored, sequence.end - 1)
-        if sequence.pooling == "mean":
-            own = 0
-        for i in range(own // cache.size):
+        for i in range(sequence.found // cache.size):
             block = cache.find(self._name(sequence, i))
             if block is None:
                 if self._being_computed(sequence, i):
@@ -263,8 +289,16 @@ class Scheduler:
         return self.cache.name(sequence.tokens, sequence.digests, i)
 
     def _publish(self, sequence: Sequence) -> None:
-        """Let others find the blocks that have become full."""
+        """Let others find the blocks that have become full, and keep those of prompts on disk."""
         while (sequence.published + 1) * self.cache.size <= sequence.computed:
             i = sequence.published
             self.cache.publish(sequence.blocks[i], self._name(sequence, i))
             sequence.published += 1
+        if self.store is None:
+            return
+        tokens = self.cache.size * GROUP
+        while (sequence.kept + 1) * tokens <= min(sequence.computed, sequence.prompt_length):
+            at, group = sequence.kept * GROUP, sequence.kept * tokens
+            sequence.kept += 1
+            blocks = sequence.blocks[at : at + GROUP]
+            self.store.save(self._name(sequence, at + GROUP - 1), sequence.tokens[group : group + tokens], blocks)

@@ -45,6 +45,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     digests: list[bytes] = field(default_factory=list)  # names of full blocks, as far as they were needed
     published: int = 0  # of `blocks`, those that others may find
+    kept: int = 0  # groups of `blocks` that are on disk, where prompts are kept there
     scores: list[TokenLogprob] = field(default_factory=list)
     running: bool = False
     finished: bool = False
@@ -69,6 +70,14 @@ class Sequence:
         """How many tokens are to be computed before something can be said: the last is not when only scores are wanted."""
         whole = self.generates or self.score_tokens or self.pooling
         return len(self.tokens) if whole else self.prompt_length - 1
+
+    @property
+    def found(self) -> int:
+        """How many tokens may be taken as others computed them: not what is still scored or pooled, nor the last."""
+        if self.pooling == "mean":
+            return 0
+        unscored = self.unscored
+        return self.end - 1 if unscored is None else min(unscored, self.end - 1)
 
     @property
     def unscored(self) -> int | None:

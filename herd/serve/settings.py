@@ -45,6 +45,8 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     threads: int | None = None
     kv_cache: str | None = None
     draft: str | None = None
+    cache: str | None = None
+    cache_size: int | None = None
 
     def check(self) -> None:
         """ConfigError naming the first option that is impossible."""

@@ -83,6 +83,7 @@ def _load(
         checkpoint, settings.backend, device=settings.device, dtype=settings.dtype, threads=settings.threads,
         cache_tokens=settings.context, kv_cache=settings.kv_cache, max_sequences=settings.max_sequences,
         max_waiting=settings.max_waiting, draft=draft,
+        cache=None if settings.cache is None else Path(settings.cache), cache_size=settings.cache_size, warn=_say,
     )  # fmt: skip
     try:
         chat = checkpoint.chat_format()

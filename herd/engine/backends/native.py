@@ -42,12 +42,25 @@ class NativeBackend:
             )
         self._decoder = native.load(checkpoint, threads=threads, blocks=self.block_count, isa=isa, kv_cache=kv_cache)
         checkpoint.forget()
-        self.threads = threads
+        self.threads, self.kv_cache = threads, kv_cache
         self.isa: str = self._decoder.isa
 
     def step(self, plan: StepPlan) -> list[RowResult]:
         """Compute a plan."""
         return [_result(row, found) for row, found in zip(plan.rows, self._decoder.step(plan.rows), strict=True)]
+
+    @property
+    def block_bytes(self) -> int:
+        """Bytes of a block of the cache."""
+        return self._decoder.block_bytes
+
+    def read_block(self, block: int) -> bytes:
+        """Keys and values of a block, all layers one after another."""
+        return self._decoder.read_block(block)
+
+    def write_block(self, block: int, contents: memoryview) -> None:
+        """Put keys and values into a block."""
+        self._decoder.write_block(block, contents)
 
     def update(self, tensors: Mapping[str, StoredTensor]) -> None:
         """Pack tensors over the decoder's own."""

@@ -161,5 +161,20 @@ NB_MODULE(_native, m) {
            "name"_a, "format"_a, "rows"_a, "columns"_a, "raw"_a, "scale"_a.none(), "mapped"_a)
       .def("finish", &Decoder::finish)
       .def("step", &step, "rows"_a)
+      .def_prop_ro("block_bytes", &Decoder::block_bytes)
+      .def("read_block",
+           [](const Decoder& self, int block) {
+             nb::object out = nb::steal(PyBytes_FromStringAndSize(nullptr, Py_ssize_t(self.block_bytes())));
+             if (!out.is_valid()) nb::raise_python_error();
+             self.read_block(block, reinterpret_cast<uint8_t*>(PyBytes_AS_STRING(out.ptr())));
+             return nb::borrow<nb::bytes>(out);
+           },
+           "block"_a)
+      .def("write_block",
+           [](Decoder& self, int block, Array<uint8_t> contents) {
+             if (contents.size() != self.block_bytes()) throw nb::value_error("a block has another size");
+             self.write_block(block, contents.data());
+           },
+           "block"_a, "contents"_a)
       .def_prop_ro("isa", &Decoder::isa);
 }

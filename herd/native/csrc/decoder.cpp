@@ -160,6 +160,19 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
   }
 }
 
+uint8_t* Decoder::block_of(int layer, int block) const {
+  if (block < 0 || block >= blocks_) throw std::invalid_argument("a block outside the cache");
+  return cache_.data() + size_t(layer) * layer_bytes_ + block_at(block, block_bytes_, slab_bytes_);
+}
+
+void Decoder::read_block(int block, uint8_t* out) const {
+  for (int l = 0; l < shape_.layers; l++) std::memcpy(out + size_t(l) * block_bytes_, block_of(l, block), block_bytes_);
+}
+
+void Decoder::write_block(int block, const uint8_t* in) {
+  for (int l = 0; l < shape_.layers; l++) std::memcpy(block_of(l, block), in + size_t(l) * block_bytes_, block_bytes_);
+}
+
 void Decoder::finish() {
   const Shape& s = shape_;
   auto check = [](const Weights& w, int rows, int columns) {

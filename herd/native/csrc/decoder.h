@@ -122,6 +122,10 @@ class Decoder {
   // rows that make no sense.
   std::vector<StepResult> step(const std::vector<StepRow>& rows, const std::function<void()>& before_choosing = {});
   const char* isa() const { return k_->name; }
+  // A block of the cache, its layers one after another; not while a step is computed. std::invalid_argument for one that is not there.
+  size_t block_bytes() const { return block_bytes_ * size_t(shape_.layers); }
+  void read_block(int block, uint8_t* out) const;
+  void write_block(int block, const uint8_t* in);
 
  private:
   struct Weights {
@@ -140,6 +144,7 @@ class Decoder {
   struct Scratch;
   enum Projection { QUERY, KEY, VALUE };
 
+  uint8_t* block_of(int layer, int block) const;
   Weights* place(const std::string& name, std::vector<float>*& norm);
   void check(const StepRow& row) const;
   void prepare(const std::vector<StepRow>& rows);
