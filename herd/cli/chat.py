@@ -5,9 +5,11 @@ Examples:
   herd chat
   herd chat Llama-3.1-8B-Instruct --temperature 0.6
   herd chat --tools code_interpreter,calculator --documents notes/
+  herd chat --safety --tools code_interpreter
   echo "What is the capital of France?" | herd chat
 """
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,6 +25,7 @@ from herd.cli.common import (
     mcp_option,
     model_argument,
     open_model,
+    open_shield,
     open_tools,
     sampling_options,
     show_call,
@@ -37,7 +40,7 @@ from herd.engine.conversation import Conversation
 from herd.engine.open import open_engine
 from herd.engine.request import SamplingParams
 from herd.errors import RequestError
-from herd.text.messages import Message
+from herd.text.messages import Message, ToolCall
 from herd.weights.presets import preset_for
 
 
@@ -54,6 +57,12 @@ from herd.weights.presets import preset_for
 @tools_option
 @mcp_option
 @documents_option
+@click.option(
+    "--safety",
+    is_flag=False,
+    flag_value="block",
+    help="A Shield: block, annotate, or a policy's TOML file. Alone: block.",
+)
 def command(
     model: str,
     system: str | None,
@@ -68,8 +77,10 @@ def command(
     tools: str | None,
     mcp: Path | None,
     documents: Path | None,
+    safety: str | None,
     **backend: Any,
 ) -> None:
+    shield = None if safety is None else open_shield(safety)
     box = open_tools(tools, mcp, documents)
     checkpoint = open_model(model)
     preset = preset_for(checkpoint)
@@ -84,7 +95,10 @@ def command(
     with open_engine(checkpoint, cache_tokens=cache_tokens, warn=warn, **backend) as engine, box:
         agent = Agent(engine, dialog, box)
         conversation = Conversation(agent, params, [Message("system", spoken)] if spoken else [])
-        if sys.stdin.isatty() and sys.stdout.isatty():
+        typed = sys.stdin.isatty() and sys.stdout.isatty()
+        if shield is not None:
+            conversation.reply = lambda turns: shield.reply(agent, turns, _ask if typed else None)
+        if typed:
             from herd.cli.terminal import Terminal
 
             Terminal(conversation, checkpoint.name or model, state_home(), preset.note, speed=speed, plain=plain).run()
@@ -97,3 +111,8 @@ def command(
         for part in conversation.say(question):
             print(part if isinstance(part, str) else f"\n{show_call(part)}\n", end="", flush=True)
         print()
+
+
+def _ask(call: ToolCall, why: str) -> bool:
+    """Whether the user allows a call that may do harm."""
+    return click.confirm(f"\n{why}. Run {json.dumps(call.arguments, ensure_ascii=False)[:500]}?", err=True)

@@ -16,6 +16,7 @@ from herd.weights.local import DEFAULT_MODEL, WHEELS, find
 
 if TYPE_CHECKING:  # what a command does not use it does not wait for
     from herd.engine.agent import ToolResult
+    from herd.safety.shield import Shield
     from herd.text.messages import ToolCall
     from herd.tools import ToolBox
     from herd.weights.checkpoint import Checkpoint
@@ -121,6 +122,19 @@ def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> "
 
         add_servers(box, mcp)
     return box
+
+
+def open_shield(name: str) -> "Shield":
+    """A Shield by a policy's name or file, with the model that its policy names."""
+    from herd.engine.open import open_engine
+    from herd.safety.policy import read_policy
+    from herd.safety.shield import Shield
+
+    policy = read_policy(name)
+    if not policy.uses("llama_guard"):
+        return Shield(policy)
+    checkpoint = open_model(policy.llama_guard.model)
+    return Shield(policy, open_engine(checkpoint), checkpoint.chat_format())
 
 
 def show_call(part: "ToolCall | ToolResult") -> str:

@@ -64,6 +64,8 @@ _OPTIONS = (
     _option("--draft", DRAFT_HELP),
     _option("--cache", CACHE_HELP),
     click.option("--cache-size", callback=size, metavar="SIZE", help=CACHE_SIZE_HELP),
+    _option("--safety", "A policy of the Shield: annotate, block, off, or a TOML file."),
+    click.option("--no-safety", "safety", flag_value="off", default=None, help="No Shield: the same as --safety off."),
     _option("--kv-cache", "Numbers in the key-value cache: f16, or int8 in half the memory."),
 )  # fmt: skip
 

@@ -6,7 +6,7 @@ Chat and server use it, and so does all else in which a model calls tools. `Agen
 
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -132,7 +132,7 @@ class Agent:
         ask: Callable[[], Awaitable[Request]],
         generate: Callable[[Request], AsyncIterator[Event]],
         run: Callable[[ToolCall, float | None], Awaitable[str]],
-    ) -> AsyncIterator[Part]:
+    ) -> AsyncGenerator[Part]:
         """`reply` for asyncio. `ask` gives `turns.request()` and `run` what a tool gives, both on threads of the caller's;
         `generate` is the engine's `agenerate`, or passes its events on.
         """

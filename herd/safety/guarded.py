@@ -1,7 +1,7 @@
 """Parts of an answer through a Shield's watch: the waiting, once for the caller's thread and once for asyncio."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Generator, Iterator
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from contextlib import closing
 
 from herd.engine.agent import Part
@@ -48,7 +48,7 @@ def guarded(watch: Watch, parts: Generator[Part], usage: Callable[[], Usage], re
 
 async def aguarded(
     watch: Watch, parts: AsyncGenerator[Part], usage: Callable[[], Usage], replies: int = 1
-) -> AsyncIterator[Part]:
+) -> AsyncGenerator[Part]:
     """`guarded` for asyncio; a question that is refused before its prompt is computed ends the computing."""
     look = watch.question() if watch.asks else None
     asked = None if look is None else asyncio.ensure_future(_made(look))

@@ -13,7 +13,7 @@ import tomllib
 from collections.abc import Callable, Generator, Sequence
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from herd import chain
 from herd.engine.agent import Agent, Part, Turns
@@ -68,6 +68,11 @@ class Shield:
         if self._guard is not None:
             self._guard.close()
 
+    def warm_up(self) -> None:
+        """Make every check of a question once: what does not work is told before anyone asks."""
+        watch = self.watch([Message("user", "Hello.")])
+        watch.settle(watch.question().wait())
+
     def watch(
         self, messages: Sequence[Message], *, prefill: str = "", ask: Callable[[ToolCall, str], bool] | None = None
     ) -> Watch:
@@ -101,12 +106,12 @@ class Shield:
                 meaning = "answers are refused" if fired.action == "block" else "answers go on without it"
                 self._say(f"the safety check {key} fails ({fired.failure}); {meaning}")
 
-    def record(self, watch: Watch, messages: Sequence[Message], about: dict[str, Any]) -> None:
+    def record(self, watch: Watch, messages: Sequence[Message]) -> None:
         """A request's entry in the audit log."""
         audit = self.policy.audit
         if not audit.path or not (watch.fired or audit.all):
             return
-        entry = {"time": round(time.time(), 3), **about, **(watch.report() or {"action": "none"})}
+        entry = {"time": round(time.time(), 3), **watch.about, **(watch.report() or {"action": "none"})}
         if audit.text:
             entry["messages"] = [{"role": m.role, "content": m.content} for m in messages]
         try:

@@ -56,6 +56,7 @@ class Watch:
     ) -> None:
         self.shield, self.policy, self.checks = shield, shield.policy, shield.checks
         self.fired: list[Fired] = []
+        self.about: dict[str, str] = {}  # what the audit log says of the request
         self._messages, self._ask, self._prefill = list(messages), ask, prefill
         self._answers: dict[int, _Answer] = {}
         self._broken: set[str] = set()  # checks that failed: told once, and not asked again
@@ -287,11 +288,11 @@ class Watch:
         worst = max((one.action for one in self.fired), key=lambda a: order.index(a) if a in order else 0)
         return {"action": worst, "fired": [msgspec.to_builtins(one) for one in self.fired]}
 
-    def close(self, **about: Any) -> None:
+    def close(self) -> None:
         """The request is over: into the audit log, once."""
         if not self._told:
             self._told = True
-            self.shield.record(self, self._messages, about)
+            self.shield.record(self, self._messages)
 
 
 def _after_line(parts: Sequence[Part], longest: int) -> int:

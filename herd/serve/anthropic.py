@@ -11,7 +11,7 @@ from herd.engine.agent import Offer, Part, ToolResult
 from herd.engine.request import Usage
 from herd.errors import RequestError
 from herd.serve.anthropic_schema import AnthropicMessage, Block, MessagesRequest
-from herd.serve.job import add, prefilled, relax, warned, with_preset
+from herd.serve.job import add, prefilled, relax, told, warned, watched, with_preset
 from herd.serve.messages import function, offer
 from herd.serve.reply import ensure_finished, reply, sampling
 from herd.serve.served import Served, limits
@@ -36,12 +36,13 @@ class MessagesJob:
         self.offer = relax(tools_of(served, body), None, self.notes, "tools")
         self.accepted, self.replies = asyncio.Event(), 1
         self.id = f"msg_{secrets.token_hex(12)}"
+        self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=user)
 
     def parts(self) -> AsyncIterator[Part]:
         """The reply as it comes."""
         return reply(
             self.served, self.messages, self.params, self.offer, limits(self.served), prefill=self.prefill,
-            user=self.user, accepted=self.accepted,
+            user=self.user, accepted=self.accepted, watch=self.watch,
         )  # fmt: skip
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
@@ -54,10 +55,8 @@ class MessagesJob:
             end = part
         for _ in content.close():
             pass
-        return warned(
-            {**self._message(), "content": content.blocks, **self._stop(content, end), "usage": _usage(end.usage)},
-            self.notes,
-        )
+        answer = {**self._message(), "content": content.blocks, **self._stop(content, end), "usage": _usage(end.usage)}
+        return told(warned(answer, self.notes), self.watch)
 
     async def chunks(self, parts: AsyncIterator[Part]) -> AsyncIterator[dict[str, Any]]:
         """The events of a stream."""
@@ -71,13 +70,16 @@ class MessagesJob:
             end = part
         for event in content.close():
             yield event
-        yield {"type": "message_delta", "delta": self._stop(content, end), "usage": _usage(end.usage)}
+        last = {"type": "message_delta", "delta": self._stop(content, end), "usage": _usage(end.usage)}
+        yield told(last, self.watch)
         yield {"type": "message_stop"}
 
     def _message(self) -> dict[str, Any]:
         return {"id": self.id, "type": "message", "role": "assistant", "model": self.served.name}
 
     def _stop(self, content: "_Content", end: Part) -> dict[str, Any]:
+        if end.reason == "content_filter":
+            return {"stop_reason": "refusal", "stop_sequence": None}
         stops = self.body.stop_sequences or []
         reason = "max_tokens" if end.reason == "length" else "tool_use" if content.called else "end_turn"
         if end.by_text and reason == "end_turn":

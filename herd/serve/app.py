@@ -30,11 +30,19 @@ from herd.serve.job import Job, with_preset
 from herd.serve.keys import KeyFile
 from herd.serve.messages import conversation
 from herd.serve.metrics import RECORD, Metrics
+from herd.serve.moderations import moderated, texts_of
 from herd.serve.ollama import OllamaJob, OllamaRequest
 from herd.serve.openapi import docs_page, openapi
 from herd.serve.responses import ResponseJob
 from herd.serve.responses_schema import ResponsesRequest
-from herd.serve.schema import ChatRequest, CompletionRequest, DetokenizeRequest, EmbeddingsRequest, TokenizeRequest
+from herd.serve.schema import (
+    ChatRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingsRequest,
+    ModerationsRequest,
+    TokenizeRequest,
+)
 from herd.serve.served import Served, check_model
 from herd.serve.stream import stream, unless_gone
 from herd.text.tokenizer import decode as decode_tokens
@@ -117,6 +125,13 @@ class Api:
         work = await served.pools.run("prompt", share.user, lambda: EmbeddingJob(served, body))
         share.claim(work.replies)
         return _Json(await unless_gone(request, share, work.whole()))
+
+    async def moderations(self, request: Request) -> Response:
+        """Moderations."""
+        body = await self._body(request, ModerationsRequest)
+        served, share = self._ready(), share_of(request.scope)
+        texts = texts_of(body)
+        return _Json(await served.pools.run("prompt", share.user, lambda: moderated(served, texts)))
 
     async def responses(self, request: Request) -> Response:
         """Responses."""
@@ -253,7 +268,7 @@ def create_app(
         get("/", index), get("/docs", docs), get("/openapi.json", spec), get("/health", api.health),
         get("/metrics", api.prometheus), get("/v1/models", api.models), get("/v1/models/{name:path}", api.model),
         post("/v1/chat/completions", api.chat), post("/v1/completions", api.completions),
-        post("/v1/embeddings", api.embeddings), post("/v1/responses", api.responses), post("/v1/messages", api.messages),
+        post("/v1/embeddings", api.embeddings), post("/v1/moderations", api.moderations), post("/v1/responses", api.responses), post("/v1/messages", api.messages),
         post("/v1/messages/count_tokens", api.count_tokens), post("/api/chat", api.ollama_chat), get("/api/tags", api.ollama_tags),
         get("/api/version", api.ollama_version), post("/tokenize", api.tokenize), post("/detokenize", api.detokenize),
         Mount("/page", StaticFiles(directory=PAGE)),

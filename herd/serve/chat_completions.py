@@ -10,7 +10,19 @@ from typing import Any
 from herd.engine.agent import Offer, Part
 from herd.engine.request import TokenLogprob, Usage
 from herd.errors import RequestError
-from herd.serve.job import add, executed, held_text, prefilled, relax, template_variables, usage, warned, with_preset
+from herd.serve.job import (
+    add,
+    executed,
+    held_text,
+    prefilled,
+    relax,
+    template_variables,
+    told,
+    usage,
+    warned,
+    watched,
+    with_preset,
+)
 from herd.serve.messages import chat_offer, conversation
 from herd.serve.reply import ensure_finished, reply, sampling
 from herd.serve.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat
@@ -46,6 +58,7 @@ class ChatJob:
         self.offer = self._offer()
         self.accepted, self.replies = asyncio.Event(), self.params.n
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
+        self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=user)
         self.created = int(time.time())
 
     def _offer(self) -> Offer:
@@ -70,7 +83,7 @@ class ChatJob:
         """The replies as they come."""
         return reply(
             self.served, self.messages, self.params, self.offer, self.limits, grammar=self.grammar,
-            prefill=self.prefill, user=self.user, accepted=self.accepted,
+            prefill=self.prefill, user=self.user, accepted=self.accepted, watch=self.watch,
         )  # fmt: skip
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
@@ -104,7 +117,7 @@ class ChatJob:
             for i, choice in enumerate(choices)
         ]  # fmt: skip
         answer = {**self._head("chat.completion"), "choices": found, "usage": usage(total)}
-        return warned({**answer, "executed_tools": ran} if ran else answer, self.notes)
+        return told(warned({**answer, "executed_tools": ran} if ran else answer, self.notes), self.watch)
 
     async def chunks(self, parts: AsyncIterator[Part]) -> AsyncIterator[dict[str, Any]]:
         """The answer in the pieces of a stream."""
@@ -137,7 +150,7 @@ class ChatJob:
                 yield {**chunk(part.index, {}), "executed_tools": [executed(part.result)]}
             if part.usage is not None:
                 total = add(total, part.usage)
-                yield chunk(part.index, {}, _reason(part, bool(calls[part.index])))
+                yield told(chunk(part.index, {}, _reason(part, bool(calls[part.index]))), self.watch)
         if extra:
             yield {**head, "choices": [], "usage": usage(total)}
 

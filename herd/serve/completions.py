@@ -3,19 +3,24 @@
 import asyncio
 import secrets
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
 
+from herd.engine.agent import Part
 from herd.engine.output import ContentScores
 from herd.engine.request import Event, Request, TokenLogprob, Usage
 from herd.errors import RequestError
-from herd.serve.job import add, held_text, several, usage
+from herd.safety.guarded import aguarded
+from herd.safety.watch import Watch
+from herd.serve.job import add, held_text, several, told, usage, watched
 from herd.serve.reply import ensure_finished, generate, sampling
 from herd.serve.schema import CompletionRequest
 from herd.serve.served import Served, check_prompt, limits
-from herd.text.tokenizer import encode_special
+from herd.text.messages import Message
+from herd.text.tokenizer import decode, encode_special
 
 MAX_PROMPTS = 64
 _BETWEEN = (  # tokens of models that were trained to fill in what is missing: before, after, here
@@ -41,12 +46,13 @@ class CompletionJob:
         given = several(body.prompt, "prompt")
         if len(given) > MAX_PROMPTS:
             raise RequestError(f"prompt has {len(given)} prompts; expected {MAX_PROMPTS} at most", param="prompt")
+        self.id = f"cmpl-{secrets.token_hex(12)}"
+        self.watch, given = self._watched(given, user)
         self.prompts = [self._tokens(prompt) for prompt in given]
         for prompt in self.prompts:
             check_prompt(served, len(prompt))
         self.grammar = held_text(body.grammar, body.regex)
         self.accepted, self.replies = asyncio.Event(), len(self.prompts) * best
-        self.id = f"cmpl-{secrets.token_hex(12)}"
         self.created = int(time.time())
 
     def _tokens(self, prompt: str | list[int]) -> list[int]:
@@ -78,8 +84,38 @@ class CompletionJob:
             )
             for k, prompt in enumerate(self.prompts)
         ]  # fmt: skip
-        async for event in generate(self.served, requests, self.accepted):
-            yield int(event.request) * self.params.n + event.index, event
+        pieces = self._pieces(generate(self.served, requests, self.accepted))
+        if self.watch is not None:
+            pieces = aguarded(self.watch, pieces, self._so_far, self.replies)
+        try:
+            async with aclosing(pieces):
+                async for piece in pieces:
+                    event = piece.event if isinstance(piece, _Piece) else Event(request="", index=0)
+                    yield (
+                        piece.index,
+                        msgspec.structs.replace(event, text=piece.text, finish_reason=piece.reason, usage=piece.usage),
+                    )
+        finally:
+            if self.watch is not None:
+                self.watch.close()
+
+    async def _pieces(self, events: AsyncIterator[Event]) -> AsyncGenerator[Part]:
+        """Events as the Shield knows answers: parts of the reply whose number is the choice's."""
+        async for event in events:
+            self._come += len(event.tokens)
+            index = int(event.request) * self.params.n + event.index
+            yield _Piece(index, event.text, reason=event.finish_reason, usage=event.usage, event=event)
+
+    def _so_far(self) -> Usage:
+        return Usage(sum(map(len, self.prompts)), self._come, 0)
+
+    def _watched(self, given: list[str | list[int]], user: str) -> tuple[Watch | None, list[str | list[int]]]:
+        """The Shield's watch over the prompts, and the prompts as the model may see them."""
+        self._come = 0  # tokens
+        texts = [p if isinstance(p, str) else decode(self.served.engine.tokenizer, p) for p in given]
+        watch, clean = watched(self.served, [Message("user", text) for text in texts], id=self.id, user=user)
+        same = [p if m.content == text else m.content for p, m, text in zip(given, clean, texts, strict=True)]
+        return watch, same
 
     async def whole(self, parts: AsyncIterator[tuple[int, Event]]) -> dict[str, Any]:
         """The answer in one object: of each prompt the `n` completions that are likeliest a token."""
@@ -96,7 +132,7 @@ class CompletionJob:
             if self.params.n > self.n:
                 group.sort(key=lambda one: one.mean, reverse=True)
             choices += [one.choice(len(choices) + k) for k, one in enumerate(group[: self.n])]
-        return {**self._head(), "choices": choices, "usage": usage(total)}
+        return told({**self._head(), "choices": choices, "usage": usage(total)}, self.watch)
 
     async def chunks(self, parts: AsyncIterator[tuple[int, Event]]) -> AsyncIterator[dict[str, Any]]:
         """The answer in the pieces of a stream."""
@@ -107,12 +143,19 @@ class CompletionJob:
             if event.usage is not None:
                 total = _sum(total, event.usage, index % self.params.n == 0)
             made[index].push(event)
-            yield {**self._head(), "choices": [made[index].choice(index)]}
+            shown = {**self._head(), "choices": [made[index].choice(index)]}
+            yield shown if event.usage is None else told(shown, self.watch)
         if self.body.stream_options and self.body.stream_options.include_usage:
             yield {**self._head(), "choices": [], "usage": usage(total)}
 
     def _head(self) -> dict[str, Any]:
         return {"id": self.id, "object": "text_completion", "created": self.created, "model": self.served.name}
+
+
+class _Piece(Part, frozen=True, kw_only=True):
+    """A part of a completion, with the event that it came in."""
+
+    event: Event
 
 
 class _Growing:

@@ -10,6 +10,7 @@ from herd.engine.grammar import regex_grammar
 from herd.engine.request import Usage
 from herd.engine.schemas import relaxed
 from herd.errors import RequestError
+from herd.safety.watch import Watch
 from herd.serve.served import Served
 from herd.text.messages import Message, Tool
 
@@ -133,3 +134,21 @@ def executed(result: ToolResult) -> dict[str, Any]:
 def warned(answer: dict[str, Any], notes: Sequence[str]) -> dict[str, Any]:
     """An answer, with what the client should know of it."""
     return {**answer, "warnings": list(notes)} if notes else answer
+
+
+def watched(
+    served: Served, messages: list[Message], prefill: str = "", **about: str
+) -> tuple[Watch | None, list[Message]]:
+    """What looks at a request under the server's Shield, and the messages as the model may see them. `about` is for its log."""
+    watch = served.watch(messages, prefill)
+    if watch is None:
+        return None, messages
+    watch.about = about
+    return watch, watch.clean()
+
+
+def told(answer: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
+    """An answer, with what the Shield saw; the request is over for it."""
+    if watch is None or (report := watch.report()) is None:
+        return answer
+    return {**answer, "safety": report}

@@ -10,6 +10,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from herd.engine.engine import Engine
 from herd.engine.request import Usage
+from herd.safety.look import Fired
 
 RECORD: ContextVar[dict[str, Any]] = ContextVar("RECORD")
 """The line that the access log will have of the request that is being served."""
@@ -28,6 +29,8 @@ class Metrics:
         self.prompt_tokens = counter("herd_prompt_tokens", "Tokens of prompts.")
         self.cached_tokens = counter("herd_cached_prompt_tokens", "Tokens of prompts that were found in the cache.")
         self.completion_tokens = counter("herd_completion_tokens", "Tokens generated.")
+        self.safety = counter("herd_safety_fired", "What checks of the Shield saw.", ("check", "action"))
+        self.safety_failed = counter("herd_safety_failed", "Checks of the Shield that failed.", ("check", "action"))
         self.log_errors = counter("herd_log_errors", "Lines of the access log that could not be written.")
         self.first_token = self._histogram(
             "herd_time_to_first_token_seconds", "From a request's start to its first token."
@@ -71,6 +74,10 @@ class Metrics:
         record = RECORD.get({})
         for name, value in (("prompt", usage.prompt), ("cached", usage.cached), ("completion", usage.completion)):
             record[f"{name}_tokens"] = record.get(f"{name}_tokens", 0) + value
+
+    def fired(self, one: Fired) -> None:
+        """A check of the Shield fired, or failed."""
+        (self.safety_failed if one.failure else self.safety).labels(f"{one.where}.{one.check}", one.action).inc()
 
     def observe(self, engine: Engine) -> None:
         """Note how full the engine is."""

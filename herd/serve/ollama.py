@@ -10,6 +10,7 @@ import msgspec
 from herd.engine.agent import Part
 from herd.errors import RequestError
 from herd.serve.chat_completions import ChatJob
+from herd.serve.job import told
 from herd.serve.reply import ensure_finished
 from herd.serve.schema import (
     Body,
@@ -103,12 +104,13 @@ class OllamaJob(ChatJob):
                 yield self._line(part.text, calls)
             if part.usage is not None:
                 now = time.monotonic()
-                yield {
+                last = {
                     **self._line("", []), "done": True, "done_reason": part.reason,
                     "total_duration": _nanoseconds(now - self._begun), "load_duration": 0,
                     "prompt_eval_count": part.usage.prompt, "prompt_eval_duration": _nanoseconds(first - self._begun),
                     "eval_count": part.usage.completion, "eval_duration": _nanoseconds(now - first),
                 }  # fmt: skip
+                yield told(last, self.watch)
 
     def _line(self, text: str, calls: list[Any]) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}

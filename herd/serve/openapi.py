@@ -15,6 +15,7 @@ from herd.serve.schema import (
     CompletionRequest,
     DetokenizeRequest,
     EmbeddingsRequest,
+    ModerationsRequest,
     TokenizeRequest,
 )
 
@@ -24,6 +25,7 @@ _ENDPOINTS: tuple[tuple[str, str, str, type[Any] | None, str], ...] = (
     ("/v1/chat/completions", "post", "Reply to a conversation, with tools, held to a schema, streamed or whole.", ChatRequest, "A chat.completion, or chat.completion.chunk events."),
     ("/v1/completions", "post", "Continue plain text or tokens.", CompletionRequest, "A text_completion, or events of the same shape."),
     ("/v1/embeddings", "post", "Vectors of texts: the model's final hidden states, pooled, of length 1.", EmbeddingsRequest, "A list of embeddings."),
+    ("/v1/moderations", "post", "Whether texts are harmful, or attack a model.", ModerationsRequest, "OpenAI's moderation; `herd` has the scores by Llama Guard's categories."),
     ("/v1/responses", "post", "The Responses API over the same replies.", ResponsesRequest, "A response, or its events."),
     ("/v1/messages", "post", "Anthropic's Messages API over the same replies.", MessagesRequest, "A message, or its events."),
     ("/v1/messages/count_tokens", "post", "How many tokens Anthropic's messages are.", MessagesRequest, "input_tokens."),

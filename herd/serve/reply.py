@@ -3,11 +3,14 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any
 
 from herd.engine.agent import Offer, Part
 from herd.engine.request import Event, FinishReason, Request, SamplingParams
 from herd.errors import RequestError
+from herd.safety.guarded import aguarded
+from herd.safety.watch import Watch
 from herd.serve.errors import ApiError
 from herd.serve.served import Limits, Served, check_prompt
 from herd.text.messages import Message, ToolCall
@@ -66,8 +69,9 @@ async def reply(
     prefill: str = "",
     user: str = "",
     accepted: asyncio.Event | None = None,
+    watch: Watch | None = None,
 ) -> AsyncIterator[Part]:
-    """Replies to a conversation. While the model calls tools of the server they are run and it goes on."""
+    """Replies to a conversation. While the model calls tools of the server they are run and it goes on. `watch` is the Shield's."""
     agent, pools = served.agent(), served.pools
     turns = agent.turns(
         messages, params, offer, grammar=grammar, prefill=prefill, priority=limits.priority, seconds=limits.timeout
@@ -79,17 +83,27 @@ async def reply(
         return request
 
     async def run(call: ToolCall, seconds: float | None) -> str:
+        def work() -> str:
+            return served.toolbox.run(call, seconds)
+
         try:
             async with asyncio.timeout(seconds):
-                return await pools.run("tool", user, lambda: served.toolbox.run(call, seconds))
+                return await pools.run("tool", user, work if watch is None else lambda: watch.tool(call, work))
         except TimeoutError:
             return "error: the time was up"
 
     parts = agent.areply(
         turns, lambda: pools.run("prompt", user, ask), lambda request: generate(served, request, accepted), run
     )
-    async for part in parts:
-        yield part
+    if watch is not None:
+        parts = aguarded(watch, parts, turns.so_far, params.n)
+    try:
+        async with aclosing(parts):
+            async for part in parts:
+                yield part
+    finally:
+        if watch is not None:
+            watch.close()
 
 
 def sampling(served: Served, body: Any, **values: Any) -> SamplingParams:

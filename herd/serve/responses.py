@@ -11,7 +11,7 @@ import msgspec
 from herd.engine.agent import Offer, Part
 from herd.engine.request import Usage
 from herd.errors import RequestError
-from herd.serve.job import add, relax, warned, with_preset
+from herd.serve.job import add, relax, told, warned, watched, with_preset
 from herd.serve.messages import FREE_TEXT, allowed_name, conversation, function, offer, text_of
 from herd.serve.reply import ensure_finished, reply, sampling
 from herd.serve.response_events import Output
@@ -49,6 +49,7 @@ class ResponseJob:
         self.offer = relax(self._offer(), content, self.notes, "text.format")
         self.accepted, self.replies = asyncio.Event(), 1
         self.id = f"resp_{secrets.token_hex(16)}"
+        self.watch, self.messages = watched(served, self.messages, id=self.id, user=user)
         self.created = int(time.time())
 
     def _offer(self) -> Offer:
@@ -77,6 +78,7 @@ class ResponseJob:
             limits(self.served),
             user=self.user,
             accepted=self.accepted,
+            watch=self.watch,
         )
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
@@ -98,12 +100,15 @@ class ResponseJob:
                 yield event
             if part.usage is not None:
                 total, reason = add(total, part.usage), part.reason
-        status = "incomplete" if reason == "length" else "completed"
+        status = "incomplete" if reason in ("length", "content_filter") else "completed"
         for event in output.close(status):
             yield event
         if self.body.store is not False:
             self.served.store.put(self.user, self.id, [*self.items, *output.items])
-        yield output.event(status, response=self._response(status, output.items, total))
+        answer = self._response(status, output.items, total)
+        if reason == "content_filter":
+            answer["incomplete_details"] = {"reason": "content_filter"}
+        yield output.event(status, response=told(answer, self.watch))
 
     def _response(self, status: str, output: list[dict[str, Any]], total: Usage | None) -> dict[str, Any]:
         body = self.body

@@ -191,6 +191,13 @@ class EmbeddingsRequest(Ignored, frozen=True, kw_only=True):
     priority: int | None = None
 
 
+class ModerationsRequest(Body, frozen=True, kw_only=True):
+    """POST /v1/moderations. `model` may be any name: the server has one judge."""
+
+    input: str | list[str | ContentPart]
+    model: str | None = None
+
+
 class TokenizeRequest(Body, frozen=True, kw_only=True):
     """POST /tokenize: text, or messages as the model would be shown them."""
 

@@ -1,6 +1,7 @@
 """The model that is served: its engine, its chat format, its tools, and the limits of requests to it."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,12 +13,14 @@ from herd.engine.grammar import Grammars, forced_calls
 from herd.engine.request import Request, SamplingParams
 from herd.engine.schemas import relaxed
 from herd.errors import RequestError
+from herd.safety.shield import Shield
+from herd.safety.watch import Watch
 from herd.serve.errors import ApiError
 from herd.serve.metrics import Metrics
 from herd.serve.pools import Pools
 from herd.serve.store import Store
 from herd.text.chat_format import ChatFormat
-from herd.text.messages import Tool
+from herd.text.messages import Message, Tool
 from herd.tools import ToolBox
 from herd.weights.presets import Preset
 
@@ -37,6 +40,7 @@ class Served:
     use_preset: bool = True  # for requests without a system message, or without sampling
     pools: Pools = field(default_factory=Pools)
     store: Store = field(default_factory=Store)
+    shield: Shield | None = None
     created: int = field(default_factory=lambda: int(time.time()))
 
     left_out: dict[str, str] = field(default_factory=dict)  # tools that cannot be offered, and why
@@ -51,6 +55,10 @@ class Served:
         if self._agent is None:
             raise ApiError(400, f"{self.name} has no chat format; use /v1/completions", code="no_chat_format")
         return self._agent
+
+    def watch(self, messages: Sequence[Message], prefill: str = "") -> Watch | None:
+        """What looks at one request and its answer; None without a Shield."""
+        return None if self.shield is None else self.shield.watch(messages, prefill=prefill)
 
     def admit_tools(self) -> None:
         """Leave out, and say why in `left_out`, tools that calls cannot be held to: one such would fail every request."""
@@ -68,6 +76,8 @@ class Served:
     def warm_up(self) -> None:
         """Touch all weights once, so that the first client does not wait for them."""
         self.engine.complete(Request(prompt=[0], params=SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)))
+        if self.shield is not None:
+            self.shield.warm_up()
 
     def close(self) -> None:
         """Stop the engine and the tools."""
@@ -75,6 +85,8 @@ class Served:
         self.grammars.close()
         self.toolbox.close()
         self.engine.close()
+        if self.shield is not None:
+            self.shield.close()
 
 
 class Limits(msgspec.Struct, frozen=True):

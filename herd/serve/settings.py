@@ -47,6 +47,7 @@ class ServeSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_
     draft: str | None = None
     cache: str | None = None
     cache_size: int | None = None
+    safety: str = "annotate"
 
     def check(self) -> None:
         """ConfigError naming the first option that is impossible."""

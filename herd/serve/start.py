@@ -10,6 +10,8 @@ from typing import Any
 
 from herd.engine.open import LOOKUP, open_engine
 from herd.errors import ConfigError, FormatError, HerdError
+from herd.safety.policy import Policy, read_policy
+from herd.safety.shield import Shield
 from herd.serve.app import create_app
 from herd.serve.gate import GateSettings
 from herd.serve.keys import KeyFile
@@ -39,11 +41,13 @@ def start(
     """
     settings.check()
     sys.setswitchinterval(_SWITCH)
+    policy = None if settings.safety == "off" else read_policy(settings.safety)
     keys = None if settings.keys is None else KeyFile(Path(settings.keys))
     if keys is not None and not keys.keys():
         raise ConfigError(f"{settings.keys} has no keys; make one with: herd keys add NAME --keys {settings.keys}")
     checkpoint = find(settings.models[0])
     draft = settings.draft if settings.draft in (None, LOOKUP) else find(settings.draft)
+    guard = find(policy.llama_guard.model) if policy is not None and policy.uses("llama_guard") else None
     host, port = settings.host, settings.port
     if inherited is not None:
         host, port = inherited.split()[0], int(inherited.split()[1])
@@ -68,7 +72,7 @@ def start(
         root_path=settings.root_path,
     )  # fmt: skip
     app = create_app(
-        lambda metrics: _load(settings, checkpoint, draft, box, metrics), gate, keys=keys,
+        lambda metrics: _load(settings, checkpoint, draft, box, metrics, None if policy is None else _shield(policy, guard, metrics)), gate, keys=keys,
         log=None if settings.log is None else Path(settings.log), metrics=Metrics(metrics_folder),
         ready_first=inherited is not None, on_ready=ready, on_failure=_failed,
     )  # fmt: skip
@@ -77,7 +81,12 @@ def start(
 
 
 def _load(
-    settings: ServeSettings, checkpoint: Checkpoint, draft: str | Checkpoint | None, box: ToolBox, metrics: Metrics
+    settings: ServeSettings,
+    checkpoint: Checkpoint,
+    draft: str | Checkpoint | None,
+    box: ToolBox,
+    metrics: Metrics,
+    shield: Shield | None,
 ) -> Served:
     engine = open_engine(
         checkpoint, settings.backend, device=settings.device, dtype=settings.dtype, threads=settings.threads,
@@ -91,7 +100,7 @@ def _load(
         chat = None
     served = Served(
         settings.name or Path(settings.models[0]).stem, engine, chat, preset_for(checkpoint), metrics, box,
-        max_prompt=settings.max_prompt, timeout=settings.timeout, use_preset=settings.preset,
+        max_prompt=settings.max_prompt, timeout=settings.timeout, use_preset=settings.preset, shield=shield,
     )  # fmt: skip
     served.admit_tools()
     for name, reason in served.left_out.items():
@@ -100,6 +109,14 @@ def _load(
         _say(f"the tool {note}")
     served.warm_up()
     return served
+
+
+def _shield(policy: Policy, guard: Checkpoint | None, metrics: Metrics) -> Shield:
+    """The Shield of a policy, with the engine of its Llama Guard checkpoint."""
+    if guard is None:
+        return Shield(policy, say=_say, on_fired=metrics.fired)
+    engine = open_engine(guard)
+    return Shield(policy, engine, guard.chat_format(), say=_say, on_fired=metrics.fired)
 
 
 def _failed(error: BaseException) -> Any:
