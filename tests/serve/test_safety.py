@@ -153,7 +153,9 @@ def test_the_default_annotates_and_a_wrong_policy_is_one_line(server, tmp_path):
 @pytest.mark.parametrize("fail, reasons", [("closed", {"content_filter"}), ("open", {"stop", "length"})])
 def test_a_server_whose_check_fails_says_so(tmp_path, fail, reasons):
     policy = tmp_path / "policy.toml"
-    policy.write_text(f'fail = "{fail}"\ntimeout = 0.02\n[input]\nllama_guard = {{ action = "block" }}\n[llama_guard]\nmodel = "smollm2-135m"\n')
+    policy.write_text(
+        f'fail = "{fail}"\ntimeout = 0.02\n[input]\nllama_guard = {{ action = "block" }}\n[llama_guard]\nmodel = "smollm2-135m"\n'
+    )
     with serving(tmp_path, "--safety", str(policy), "--threads", "1") as running:
         answer = running.chat(CLEAN["en"]).json()  # judging it takes a prompt of 300 tokens
         assert answer["choices"][0]["finish_reason"] in reasons
