@@ -29,6 +29,7 @@ COMMANDS = {
     "arena": "Blind votes between models, and the ranking they give.",
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
     "data": "Make a corpus by a recipe: filters, duplicates, a report.",
+    "run": "The whole life of a model by one recipe, from corpus to report.",
     "train": "Train a model by a recipe, or go on with a run.",
     "guard": "Look for insecure code, in files or in an answer.",
     "audit": "Check that a safety audit log was not changed.",

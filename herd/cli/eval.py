@@ -108,25 +108,14 @@ def _short(names: str, limit: int | None, chat: bool) -> str:
 def open_target(
     name: str, model: str | None, chat: bool, bos: bool, cache_tokens: int | None, engine: dict[str, Any]
 ) -> "tuple[Target, Any]":
-    from herd.evals.target import EngineTarget, UrlTarget
+    from herd.evals.target import UrlTarget, engine_target
 
     if name.startswith(("http://", "https://")):
         if model is None:
             raise ConfigError("a URL needs --model with the model's name there")
         return UrlTarget(name, model, os.environ.get("OPENAI_API_KEY"), chat), lambda: None
-    from herd.engine.open import open_engine
-    from herd.errors import FormatError
-    from herd.text.chat_format import chat_format
-
-    checkpoint = open_model(name)
-    opened = open_engine(checkpoint, cache_tokens=cache_tokens, **engine)
-    try:
-        layout = chat_format(checkpoint.tokenizer, checkpoint.chat_template)
-    except FormatError:
-        layout = None
-    formats = sorted({tensor.format for tensor in checkpoint.tensors.values()})
-    record = {"file": str(checkpoint.path), "formats": formats, "backend": opened.backend.name}
-    return EngineTarget(name, opened, layout, chat, bos, record), opened.close
+    target = engine_target(name, open_model(name), chat, bos, cache_tokens=cache_tokens, **engine)
+    return target, target.engine.close
 
 
 def _print(figures: "list[Figure]", as_json: bool, folder: Path) -> None:

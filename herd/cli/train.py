@@ -37,7 +37,7 @@ def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch
 
     if not recipe.exists():
         raise ConfigError(f"{recipe}: no such recipe; give a .toml file, or a run's folder to go on with it")
-    asked = resolve(recipe, dict(_setting(change) for change in changes))
+    asked = resolve(recipe, dict(setting(change) for change in changes))
     try:
         from herd.train.run import train
     except ImportError as error:
@@ -46,8 +46,8 @@ def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch
         _look(asked.recipe, asked.folder, show_batch)
         return
     _join()
-    stopping = _Stop()
-    folder, done = train(asked, out or Path("runs") / recipe.stem, open_model, _Lines(), stopping, sys.argv)
+    stopping = Stop()
+    folder, done = train(asked, out or Path("runs") / recipe.stem, open_model, Lines(), stopping, sys.argv)
     print(
         f"{folder}: done; talk with it: herd chat {folder}" if done else f"{folder}: saved; go on: herd train {folder}"
     )
@@ -63,7 +63,7 @@ def _join() -> None:
         meet()
 
 
-def _setting(change: str) -> tuple[str, str]:
+def setting(change: str) -> tuple[str, str]:
     key, equals, value = change.partition("=")
     if not equals:
         raise ConfigError(f"--set {change}: expected KEY=VALUE, as in schedule.steps=20")
@@ -91,7 +91,7 @@ def _look(recipe: "Recipe", folder: Path, show_batch: bool) -> None:
         console.print(f"{name:24} {value}", highlight=False)
 
 
-class _Stop:
+class Stop:
     """True after Ctrl-C or a polite kill; a second Ctrl-C ends at once."""
 
     def __init__(self) -> None:
@@ -109,7 +109,7 @@ class _Stop:
         return self.asked
 
 
-class _Lines:
+class Lines:
     """What is logged, for people, on standard error: a line in place on a terminal, one every ten seconds elsewhere."""
 
     def __init__(self) -> None:

@@ -12,14 +12,16 @@ from itertools import islice
 from typing import Any, Protocol
 
 from herd.engine.engine import Engine
+from herd.engine.open import open_engine
 from herd.engine.remote import Remote
 from herd.engine.request import Completion, Request, SamplingParams
-from herd.errors import ConfigError, RequestError, first_line
+from herd.errors import ConfigError, FormatError, RequestError, first_line
 from herd.evals.prompts import Item
 from herd.text.chat_format import ChatFormat
 from herd.text.messages import ToolCall
 from herd.text.tokenizer import Tokenizer
 from herd.text.tool_calls import parse_reply
+from herd.weights.checkpoint import Checkpoint
 
 
 @dataclass(frozen=True)
@@ -212,6 +214,20 @@ class EngineTarget:
 
 
 _NOTHING = SamplingParams(max_tokens=0, temperature=0.0)
+
+
+def engine_target(
+    name: str, checkpoint: Checkpoint, chat: bool = False, bos: bool = True, **engine: Any
+) -> EngineTarget:
+    """A checkpoint on an engine of its own, which the caller closes; `engine` is for `open_engine`."""
+    opened = open_engine(checkpoint, **engine)
+    try:
+        layout = checkpoint.chat_format()
+    except FormatError:
+        layout = None
+    formats = sorted({tensor.format for tensor in checkpoint.tensors.values()})
+    record = {"file": str(checkpoint.path), "formats": formats, "backend": opened.backend.name}
+    return EngineTarget(name, opened, layout, chat, bos, record)
 
 
 @dataclass

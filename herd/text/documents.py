@@ -1,4 +1,4 @@
-"""Documents of files: text files with two blank lines between documents, JSON lines with `text`, or folders of text files."""
+"""Documents of files: text files with two blank lines between documents, JSON lines with `text`, or folders of both."""
 
 import json
 from collections.abc import Iterator
@@ -12,23 +12,25 @@ _BETWEEN = "\n" * 3
 
 def read_documents(path: Path) -> list[tuple[str, str]]:
     """(text, where it is from) of each document; FormatError naming what cannot be read or holds none."""
-    if path.suffix == ".jsonl":
-        found = []
-        for line, value in json_lines(path):
-            if not isinstance(value.get("text"), str):
-                raise FormatError(f'{path}:{line}: expected {{"text": "..."}}')
-            found.append((value["text"], f"{path}:{line}"))
-    else:
-        files = sorted(p for p in path.rglob("*") if p.suffix in (".txt", ".md")) if path.is_dir() else [path]
-        found = [
-            (part.strip("\n") + "\n", f"{file} (document {i})")
-            for file in files
-            for i, part in enumerate(_read(file).split(_BETWEEN))
-            if part.strip()
-        ]
+    kinds = (".txt", ".md", ".jsonl")
+    files = sorted(p for p in path.rglob("*") if p.suffix in kinds) if path.is_dir() else [path]
+    found = [document for file in files for document in _documents(file)]
     if not found:
         raise FormatError(f"{path}: holds no text")
     return found
+
+
+def _documents(file: Path) -> Iterator[tuple[str, str]]:
+    """Those of one file."""
+    if file.suffix == ".jsonl":
+        for line, value in json_lines(file):
+            if not isinstance(value.get("text"), str):
+                raise FormatError(f'{file}:{line}: expected {{"text": "..."}}')
+            yield value["text"], f"{file}:{line}"
+        return
+    for i, part in enumerate(_read(file).split(_BETWEEN)):
+        if part.strip():
+            yield part.strip("\n") + "\n", f"{file} (document {i})"
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
