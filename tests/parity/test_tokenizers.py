@@ -12,9 +12,10 @@ from llama_models.llama3.tokenizer import Tokenizer as MetaTokenizer
 from tokenizers import Tokenizer
 
 from herd.text.gguf import GGUFTokenizer
+from herd.text.pre_tokenizers import PRE_TOKENIZERS, STEPS
 from herd.text.tokenizer import Declared, decode
 from herd.text.tokenizer_json import HFTokenizer
-from herd.text.vocabulary import GGUF_USER_DEFINED
+from herd.text.vocabulary import GGUF_USER_DEFINED, byte_alphabet
 from tests.texts import texts
 
 
@@ -132,6 +133,42 @@ def test_our_bpe_equals_the_tokenizers_library(vocabulary, smollm, llama3_as_ggu
     assert {name: library.token_to_id(name) for name in ours.special_tokens} == ours.special_tokens
     if vocabulary != "llama-bpe":
         assert library.encode("<|im_start|>user hello").ids == [1, *ours.encode("user hello")]
+
+
+# Cases, marks and prefixes in every order, signs of every kind, Chinese, kana, hangul, and spaces that are signs or ends of lines.
+_LETTERS = (
+    "a B \u00df \u00c9 \u01c5 \u02b0 \u4f60 \u3042 \uac00 \u0939 \u0301 \u093f \U000e0101 \u1c90 \ua7ae \U0001e900 1 \u0663 \u2167 "
+    "' 's 'LL '\u017f ! / . _ \u2018 \u3002 \uff01 $ + \u20ac \U0001f680 \x00 \u200b \ufeff"
+)
+_CASES = st.lists(st.one_of(st.sampled_from((*_LETTERS.split(" "), *_SPACES, "/")), st.text(max_size=2)), max_size=20)
+
+
+@pytest.fixture(scope="session")
+def pairs():
+    """Every byte and every two bytes: nearly any other cut of a text gives other tokens."""
+    bytes_ = byte_alphabet()
+    merges = [f"{a} {b}" for a in bytes_ for b in bytes_]
+    tokens = [*bytes_, *(merge.replace(" ", "") for merge in merges)]
+    return {"tokens": tokens, "types": [1] * len(tokens), "merges": merges}
+
+
+@pytest.mark.parametrize("cut", STEPS)
+def test_words_are_cut_as_the_tokenizers_library_cuts_them(cut, pairs):
+    name = next(name for name, pre in PRE_TOKENIZERS.items() if pre.cut == cut and name != "llama-bpe")
+    ours = GGUFTokenizer(pre=name, **pairs)
+    theirs = ours.as_hf
+    library = Tokenizer.from_str(theirs.to_json())
+
+    @settings(max_examples=250, deadline=None)
+    @given(_CASES.map("".join))
+    def check(text):
+        assert ours.encode(text) == library.encode(text).ids
+
+    check()
+    for text in texts().values():
+        assert ours.encode(text) == library.encode(text).ids
+    long = "\n \n".join(texts().values())  # encoded in parts
+    assert ours.encode(long) == library.encode(long).ids == theirs.encode(long)
 
 
 def test_our_bpe_gives_metas_tokens(meta, llama3_as_gguf):

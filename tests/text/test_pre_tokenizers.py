@@ -50,7 +50,9 @@ def test_each_pre_tokenizer_of_llama_cpp_runs_or_is_refused_by_name(pre):
     "cut, ignore_merges, steps, name",
     [
         ("llama3", True, None, "llama-bpe"), ("llama3", False, None, "smaug-bpe"), ("qwen2", False, None, "qwen2"),
-        ("gpt2", False, None, "gpt-2"), ("smollm", False, None, "smollm"),
+        ("gpt2", False, None, "gpt-2"), ("smollm", False, None, "smollm"), ("seed-coder", False, None, "seed-coder"),
+        ("tekken", True, None, "tekken"), ("o200k", False, None, "gpt-4o"), ("deepseek-llm", False, None, "deepseek-llm"),
+        ("deepseek-coder", False, None, "deepseek-coder"), ("deepseek-v3", False, None, "deepseek-v3"),
         ("gpt2", False, {"type": "ByteLevel", "add_prefix_space": False}, "gpt-2"),
         ("llama3", True, {"type": "Sequence", "pretokenizers": [{"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": LLAMA3_PATTERN}, "behavior": "Removed", "invert": True}]},
@@ -79,6 +81,8 @@ O200K = QWEN2_PATTERN.replace(r"\p{L}+", r"[\p{Lu}\p{M}]*[\p{Ll}\p{M}]+").replac
     [
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": DEEPSEEK_V3}}, "pre-tokenizer"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": DEEPSEEK_LLM}}, "Digits"),
+        ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
+            {**STEPS["deepseek-v3"][0], "behavior": "Removed", "invert": True}, *STEPS["deepseek-v3"][1:]]}}, "Split"),
         ({"pre_tokenizer": {"type": "Sequence", "pretokenizers": [
             {"type": "Split", "pattern": {"Regex": O200K}, "behavior": "Isolated", "invert": False},
             {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True, "use_regex": False}]}}, "Split"),

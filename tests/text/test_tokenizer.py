@@ -80,8 +80,8 @@ def test_damaged_tokenizer_json(tmp_path, text):
 
 
 def test_unknown_gguf_pre_tokenizer_is_named():
-    with pytest.raises(FormatError, match="tekken"):
-        GGUFTokenizer(pre="tekken", tokens=["a"], types=[1], merges=[])
+    with pytest.raises(FormatError, match="falcon"):
+        GGUFTokenizer(pre="falcon", tokens=["a"], types=[1], merges=[])
 
 
 @pytest.mark.parametrize("merge", ["ab", "a x", "x b", "a c", "\u4e16 b", ""])

@@ -111,7 +111,7 @@ NB_MODULE(_bpe, m) {
       .def("__init__",
            [](Bpe* self, const Strings& tokens, nb::bytes kinds, const Strings& merges, int cut, bool whole_words) {
              if (kinds.size() != tokens.size()) throw nb::value_error("a kind is needed for each token");
-             if (cut < 0 || cut > int(Cut::QWEN2)) throw nb::value_error("unknown cut");
+             if (cut < 0 || cut > int(Cut::DEEPSEEK_V3)) throw nb::value_error("unknown cut");
              std::vector<Kind> each(tokens.size());
              for (size_t i = 0; i < each.size(); i++) each[i] = Kind(uint8_t(kinds.c_str()[i]));
              nb::gil_scoped_release release;

@@ -1,5 +1,5 @@
-// Byte-level BPE: a vocabulary and its merges, and text -> token ids. Words are cut as the pre-tokenizers of
-// Llama 3, GPT-2 and SmolLM cut them (words.h), then merged by rank.
+// Byte-level BPE: a vocabulary and its merges, and text -> token ids. Words are cut as pre-tokenizers cut
+// them (words.h), then merged by rank.
 #pragma once
 
 #include <array>
