@@ -32,6 +32,7 @@ COMMANDS = {
     "run": "The whole life of a model by one recipe, from corpus to report.",
     "train": "Train a model by a recipe, or go on with a run.",
     "guard": "Look for insecure code, in files or in an answer.",
+    "redteam": "Attack a model, and see what a Shield changes.",
     "audit": "Check that a safety audit log was not changed.",
     "plot": "Draw the curves of training runs.",
     "merge": "Merge a LoRA adapter into its model.",
