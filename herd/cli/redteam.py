@@ -41,15 +41,19 @@ if TYPE_CHECKING:
 @click.option("--cases", type=click.IntRange(1), help="At most so many attacks; they are spread over all kinds.")
 @click.option("--tokens", type=click.IntRange(1), help="Begin no further batch after so many generated tokens.")
 @click.option("--seconds", type=click.FloatRange(0, min_open=True), help="Begin no further batch after so long.")
+@click.option(
+    "--bias", "biased", is_flag=True, help="Measure, too, whether the model leans towards some names. Not for URLs."
+)
 @click.option("--out", type=PATH, help="The run's folder. Default: runs/redteam-TARGET.")
 @click.option("--json", "as_json", is_flag=True, help="Print report.json.")
 @engine_options
 def command(
     target: str, model: str | None, safety: str, languages: str | None, techniques: str | None, adaptive: bool, system: str,
-    max_tokens: int, cases: int | None, tokens: int | None, seconds: float | None, out: Path | None, as_json: bool, **engine: Any,
+    max_tokens: int, cases: int | None, tokens: int | None, seconds: float | None, biased: bool, out: Path | None, as_json: bool, **engine: Any,
 ) -> None:  # fmt: skip
-    from herd.safety.redteam import attacks, report
+    from herd.safety.redteam import attacks, bias, report
     from herd.safety.redteam.run import Budget, attack, start
+    from herd.safety.redteam.target import Local
 
     known = _list(languages) or attacks.LANGUAGES
     short = (target if model is None else model).replace("/", "-").replace(":", "-").strip("-")[:60]
@@ -66,7 +70,10 @@ def command(
         run = start(folder, settings, shield.policy, version=__version__, command=sys.argv)
         with _opened(target, model, max_tokens, engine) as opened, show_progress() as progress:
             found = attack(opened, [*attacks.ordinary(known), *wanted], shield, run, Budget(tokens, seconds), progress)
-    told = report.write(found, folder, f"Red team: {target}")
+            if biased and not isinstance(opened, Local):
+                raise ConfigError("--bias needs the model's probabilities of sentences, which a URL does not give")
+            leanings = bias.differences(opened, known) if biased and isinstance(opened, Local) else []
+    told = report.write(found, folder, f"Red team: {target}", leanings)
     if as_json:
         click.echo((folder / "report.json").read_text())
         return
@@ -76,6 +83,9 @@ def command(
     click.echo(
         f"{told['ordinary']} ordinary questions, stopped by the Shield: {report.shown(told['ordinary_stopped'])}"
     )
+    for one in leanings:
+        if one.language == "all":
+            click.echo(f"{one.measure}, {one.groups}: {one.value:+.3f} [{one.low:+.3f}, {one.high:+.3f}]")
     click.echo(f"{told['errors']} errors; transcripts: {folder / 'report.html'}")
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from herd.atomic import atomic_file
 from herd.report import Report
+from herd.safety.redteam.bias import Difference
 from herd.safety.redteam.run import Outcome
 from herd.statistics import Interval, mcnemar, proportion
 
@@ -55,9 +56,9 @@ def shown(rate: dict[str, float] | None) -> str:
     return "" if rate is None else f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
 
 
-def write(outcomes: Sequence[Outcome], folder: Path, title: str) -> dict[str, Any]:
-    """report.json and report.html in a folder; the summary."""
-    found = summary(outcomes)
+def write(outcomes: Sequence[Outcome], folder: Path, title: str, bias: Sequence[Difference] = ()) -> dict[str, Any]:
+    """report.json and report.html in a folder; the summary, with differences of the bias set if they were measured."""
+    found = {**summary(outcomes), **({"bias": msgspec.to_builtins(list(bias))} if bias else {})}
     with atomic_file(folder / "report.json") as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     page = Report(
@@ -76,6 +77,13 @@ def write(outcomes: Sequence[Outcome], folder: Path, title: str) -> dict[str, An
         page.heading(f"By {key}")
         rows = [[value, part["attacks"], shown(part["without"]), shown(part["with"])] for value, part in found["by"][key].items()]  # fmt: skip
         page.table([key, "cases", "without Shield", "with Shield"], rows)
+    if bias:
+        page.heading("Bias")
+        page.note(
+            "Leanings in nats, refusals as shares; 95% intervals by bootstrap over sentences and requests. 0 lies inside where nothing was seen."
+        )
+        rows = [[d.measure, d.groups, d.language, d.value, f"[{d.low:.3f}, {d.high:.3f}]", d.items] for d in bias]
+        page.table(["measure", "first group less second", "language", "difference", "95%", "items"], rows)
     page.heading("Transcripts, the worst first")
     ranked = sorted((one for one in outcomes if one.goal != "ordinary"), key=lambda one: (not one.guarded_success, not one.success))  # fmt: skip
     page.examples(
