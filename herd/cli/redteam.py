@@ -55,6 +55,8 @@ def command(
     from herd.safety.redteam.run import Budget, attack, start
     from herd.safety.redteam.target import Local
 
+    if biased and target.startswith(("http://", "https://")):
+        raise ConfigError("--bias needs the model's probabilities of sentences, which a URL does not give")
     known = _list(languages) or attacks.LANGUAGES
     short = (target if model is None else model).replace("/", "-").replace(":", "-").strip("-")[:60]
     folder = out or Path("runs") / f"redteam-{short}"
@@ -70,8 +72,6 @@ def command(
         run = start(folder, settings, shield.policy, version=__version__, command=sys.argv)
         with _opened(target, model, max_tokens, engine) as opened, show_progress() as progress:
             found = attack(opened, [*attacks.ordinary(known), *wanted], shield, run, Budget(tokens, seconds), progress)
-            if biased and not isinstance(opened, Local):
-                raise ConfigError("--bias needs the model's probabilities of sentences, which a URL does not give")
             leanings = bias.differences(opened, known) if biased and isinstance(opened, Local) else []
     told = report.write(found, folder, f"Red team: {target}", leanings)
     if as_json:
