@@ -281,3 +281,26 @@ def test_a_policy_that_makes_no_sense_is_refused_by_name(tmp_path, toml, named):
     with pytest.raises(ConfigError, match=named.replace("(", r"\(")):
         read_policy(str(path))
     assert isinstance(read_policy("annotate").output.code_shield, CodeCheck)
+
+
+def test_chat_refuses_under_a_shield_and_answers_what_is_clean():
+    def chat(text, *flags):
+        command = [
+            sys.executable,
+            "-m",
+            "herd",
+            "chat",
+            "smollm2-135m",
+            "--temperature",
+            "0",
+            "--max-tokens",
+            "6",
+            *flags,
+        ]
+        return subprocess.run(command, input=text.encode(), capture_output=True, timeout=120)
+
+    refused = chat(HOSTILE["it"], "--safety")
+    assert refused.stdout.decode().strip() == _refusals()["question"]["it"]
+    assert chat(CLEAN["en"], "--safety").stdout == chat(CLEAN["en"]).stdout
+    wrong = chat(CLEAN["en"], "--safety", "nowhere.toml")
+    assert (wrong.returncode, b"nowhere.toml: cannot be read" in wrong.stderr) == (2, True)
