@@ -39,6 +39,8 @@ COMMANDS = {
     "average": "Average checkpoints of one model.",
     "train-tokenizer": "Make a tokenizer for a new model from text.",
     "doctor": "Show what this machine can do and what is missing.",
+    "completion": "Completion of commands and options for bash, zsh or fish.",
+    "man": "The manual page, made from the commands' help.",
     "runs": "List long work and compare its results.",
 }
 
