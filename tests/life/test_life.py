@@ -17,6 +17,7 @@ from herd.engine.request import SamplingParams
 from herd.errors import ConfigError
 from herd.life.dry_run import row
 from herd.life.recipe import Recipe, load, stages
+from herd.safety.policy import read_policy
 from herd.weights.open import open_checkpoint
 
 ROOT = Path(__file__).parents[2]
@@ -82,6 +83,7 @@ def test_its_model_folder_talks_and_says_what_it_is(lived):
     assert card.startswith("---\nlicense: apache-2.0")
     assert "| dpo | life_solutions | bits_per_byte |" in card
     assert (folder / "LICENSE").read_text() == (ROOT / "LICENSE").read_text()
+    assert read_policy(str(folder / "safety.toml")) == read_policy("block")
     checkpoint = open_checkpoint(folder)
     engine = open_engine(checkpoint)
     try:
