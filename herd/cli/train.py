@@ -78,6 +78,10 @@ def _look(recipe: "Recipe", folder: Path, show_batch: bool) -> None:
     from herd.train.packing import Packer, collate
     from herd.train.show import show_batch as shown
 
+    if show_batch and recipe.objective == "grpo":
+        raise ConfigError(
+            "--show-batch: the batches of grpo are the model's own answers; the log of the run shows some"
+        )
     opened = open_recipe(recipe, folder, open_model)
     console = Console()
     if show_batch:
@@ -114,6 +118,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._steps, self._first, self._began, self._last = 0, 0, time.monotonic(), 0.0
+        self._reward = ""
 
     def __call__(self, values: dict[str, Any]) -> None:
         terminal = sys.stderr.isatty()
@@ -129,11 +134,13 @@ class Lines:
             )
         elif event == "validation":
             bits = f"  {values['bits_per_byte']:.3f} bits a byte" if "bits_per_byte" in values else ""
+            found = f"reward {values['reward']:.3f}" if "reward" in values else f"loss {values['loss']:.4f}"
             print(
-                ("\r\033[K" if terminal else "")
-                + f"step {values['step']}  {values['source']}: loss {values['loss']:.4f}{bits}",
+                ("\r\033[K" if terminal else "") + f"step {values['step']}  {values['source']}: {found}{bits}",
                 file=sys.stderr,
             )
+        elif event == "answers":
+            self._reward = f"reward {values['reward']:.3f}  "
         elif event == "step":
             now = time.monotonic()
             if not terminal and now - self._last < 10 and values["step"] < self._steps:
@@ -142,7 +149,7 @@ class Lines:
             left = (now - self._began) / max(1, values["step"] - self._first) * (self._steps - values["step"])
             speed = values["count"] / values["seconds"] if values["seconds"] else 0.0
             line = (
-                f"step {values['step']}/{self._steps}  loss {values['loss']:.4f}  norm {values['norm']:.2f}  "
+                f"step {values['step']}/{self._steps}  {self._reward}loss {values['loss']:.4f}  norm {values['norm']:.2f}  "
                 f"rate {values['rate']:.2e}  {speed:,.0f} {'tokens' if values['count'] > 512 else 'units'}/s  {left / 60:.0f} min left"
             )
             print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)

@@ -28,11 +28,22 @@ def plot(folders: Sequence[Path], out: Path) -> None:
         ("run", "status", "results"),
         [(n, r.status, ", ".join(f"{k} {v:.4g}" if isinstance(v, float) else f"{k} {v}" for k, v in r.record.results.items())) for n, r in zip(names, runs, strict=True)],
     )  # fmt: skip
-    for title, value in (("Loss", "loss"), ("Gradient norm", "norm"), ("Learning rate", "rate")):
-        report.heading(title)
-        report.lines({n: curve(r, "step", value) for n, r in zip(names, runs, strict=True)}, x="tokens", y=value)
+    for title, value in (
+        ("Loss", "loss"),
+        ("Distance of the engine's log-probabilities", "gap"),
+        ("Gradient norm", "norm"),
+        ("Learning rate", "rate"),
+    ):
+        shown = {n: points for n, r in zip(names, runs, strict=True) if (points := curve(r, "step", value))}
+        if shown:
+            report.heading(title)
+            report.lines(shown, x="tokens", y=value)
     sources = sorted({line["source"] for run in runs for line in run.events() if line.get("event") == "validation"})
-    for value, title in (("loss", "Validation"), ("bits_per_byte", "Bits per byte")):
+    for value, title in (
+        ("loss", "Validation"),
+        ("reward", "Reward of greedy answers"),
+        ("bits_per_byte", "Bits per byte"),
+    ):
         shown = {
             f"{n}: {s}": curve(r, "validation", value, s) for n, r in zip(names, runs, strict=True) for s in sources
         }

@@ -1,6 +1,8 @@
 """Low-rank adapters (Hu et al., arXiv 2106.09685): matrices stay as they are, and a product of two thin ones is learned beside each."""
 
+import contextlib
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import torch
@@ -18,7 +20,7 @@ from herd.weights.adapter import Adapter
 class LoraLinear(nn.Module):
     """x @ W.T + scale * dropout(x) @ A.T @ B.T with A [rank, inputs], B [outputs, rank] learned; scale is alpha / rank."""
 
-    def __init__(self, base: nn.Module, inputs: int, outputs: int, settings: Lora, device: torch.device) -> None:
+    def __init__(self, base: nn.Linear, inputs: int, outputs: int, settings: Lora, device: torch.device) -> None:
         super().__init__()
         self.base, self.scale, self.dropout = base, settings.alpha / settings.rank, settings.dropout
         self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, device=device))
@@ -28,6 +30,23 @@ class LoraLinear(nn.Module):
         thin = F.linear(F.dropout(x, self.dropout, self.training), self.lora_a)
         out: Tensor = self.base(x) + F.linear(thin, self.lora_b) * self.scale
         return out
+
+    def merged(self) -> Tensor:
+        """The one matrix that does what base and adapter do together, [outputs, inputs]."""
+        return self.base.weight.detach() + self.scale * (self.lora_b.detach() @ self.lora_a.detach())
+
+
+@contextlib.contextmanager
+def adapters_off(model: nn.Module) -> Iterator[None]:
+    """The model as it was before its adapters, for a while."""
+    found = [(module, module.scale) for module in model.modules() if isinstance(module, LoraLinear)]
+    try:
+        for module, _ in found:
+            module.scale = 0.0
+        yield
+    finally:
+        for module, scale in found:
+            module.scale = scale
 
 
 def add_adapters(model: Transformer, settings: Lora, generator: torch.Generator) -> None:

@@ -35,8 +35,8 @@ class Objective(Protocol):
         ...
 
 
-def _narrowed(hidden: Tensor) -> Tensor:
-    """States [n, dim], in the type that products are computed in."""
+def narrowed(hidden: Tensor) -> Tensor:
+    """States [..., dim] as [n, dim], in the type that products are computed in."""
     hidden = hidden.flatten(0, -2)
     kind = hidden.device.type
     return hidden.to(torch.get_autocast_dtype(kind)) if torch.is_autocast_enabled(kind) else hidden
@@ -55,7 +55,7 @@ class NextToken:
         """Summed over targets."""
         loss: Tensor = model(
             batch.tokens, mask=batch.documents,
-            head=lambda h, w: weighted_loss(_narrowed(h), w, batch.targets.flatten(), batch.weights.flatten()),
+            head=lambda h, w: weighted_loss(narrowed(h), w, batch.targets.flatten(), batch.weights.flatten()),
         )  # fmt: skip
         return Outcome(loss, {})
 
@@ -64,7 +64,7 @@ def answer_logprobs(model: Any, batch: Batch) -> Tensor:
     """The log-probability of each document's targets, summed: [documents], padding included (0)."""
 
     def head(hidden: Tensor, weight: Tensor) -> Tensor:
-        each = token_logprobs(_narrowed(hidden), weight, batch.targets.flatten()) * batch.weights.flatten()
+        each = token_logprobs(narrowed(hidden), weight, batch.targets.flatten()) * batch.weights.flatten()
         return torch.zeros(len(batch.owner), device=each.device).index_add(0, batch.document_of(), each)
 
     found: Tensor = model(batch.tokens, mask=batch.documents, head=head)
@@ -156,12 +156,10 @@ class Distillation:
         """Summed over targets."""
         kept = batch.weights.flatten().nonzero()[:, 0]
         with torch.no_grad():
-            wanted, teaches = self.teacher(
-                batch.tokens, mask=batch.documents, head=lambda h, w: (_narrowed(h)[kept], w)
-            )
+            wanted, teaches = self.teacher(batch.tokens, mask=batch.documents, head=lambda h, w: (narrowed(h)[kept], w))
 
         def head(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
-            flat = _narrowed(hidden)
+            flat = narrowed(hidden)
             own = weighted_loss(flat, weight, batch.targets.flatten(), batch.weights.flatten())
             return divergence(flat[kept], weight, wanted, teaches, self.temperature), own
 

@@ -1,9 +1,10 @@
 """A recipe -> a trainer: its model, its data, its objective, where it was."""
 
 import hashlib
+import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,16 @@ from herd.model.load import from_checkpoint, load_weights, without_weights
 from herd.text.tokenizer import Tokenizer
 from herd.text.train_tokenizer import train_tokenizer
 from herd.train.checkpoint import Keeper, load, newest
+from herd.train.grpo import GRPO
 from herd.train.layout import Layout
 from herd.train.lora import add_adapters
 from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward, answer_logprobs
 from herd.train.packing import Batch, Packer, collate
-from herd.train.recipe import Model, Recipe, Source
+from herd.train.recipe import Grpo, Model, Recipe, Source
+from herd.train.rewards import Worth, make_reward
+from herd.train.rollouts import Actor, Rollouts
 from herd.train.samples import Corpus, plain_texts, read_source
+from herd.train.tasks import Tasks, read_tasks
 from herd.train.trainer import Log, Trainer, in_order, make_optimizer
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.sidecars import read_tokenizer
@@ -44,12 +49,18 @@ class Opened:
     template: str | None
     sources: list[Corpus]
     validation: list[Corpus]
+    prompts: list[Tasks] = field(default_factory=list)
+    held_out: list[Tasks] = field(default_factory=list)
+    rewards: list[tuple[str, float, Worth]] = field(default_factory=list)
 
     @property
     def steps(self) -> int:
         """Steps of the run."""
         if self.recipe.schedule.steps is not None:
             return self.recipe.schedule.steps
+        if self.recipe.grpo is not None and self.prompts:
+            rounds = (self.recipe.schedule.epochs or 0) * sum(map(len, self.prompts)) / self.recipe.grpo.prompts
+            return max(1, math.ceil(rounds)) * self.recipe.grpo.updates
         wanted = (self.recipe.schedule.epochs or 0) * sum(source.tokens for source in self.sources)
         steps = seen = 0
         while seen < wanted:
@@ -74,6 +85,10 @@ def open_recipe(recipe: Recipe, folder: Path, find: Find, run: Path | None = Non
     if recipe.data.length > config.context:
         raise ConfigError(f"data.length is {recipe.data.length}; the model's context is {config.context}")
 
+    if recipe.grpo is not None and recipe.objective == "grpo":
+        assert start is not None
+        return _open_prompts(recipe, recipe.grpo, folder, start, find)
+
     def read(sources: Sequence[Source]) -> list[Corpus]:
         return [
             read_source(
@@ -84,6 +99,17 @@ def open_recipe(recipe: Recipe, folder: Path, find: Find, run: Path | None = Non
         ]  # fmt: skip
 
     return Opened(recipe, config, start, tokenizer, template, read(recipe.data.sources), read(recipe.data.validation))
+
+
+def _open_prompts(recipe: Recipe, settings: Grpo, folder: Path, start: Checkpoint, find: Find) -> Opened:
+    def read(sources: Sequence[Source]) -> list[Tasks]:
+        room = recipe.data.length - settings.max_tokens
+        return [read_tasks(one, folder / one.path, start.tokenizer, start.chat_template, room) for one in sources]
+
+    prompts, held_out = read(recipe.data.sources), read(recipe.data.validation)
+    tasks = [task for source in (*prompts, *held_out) for task in source.tasks]
+    rewards = [(term.name, term.weight, make_reward(term, folder, tasks, find)) for term in settings.rewards]
+    return Opened(recipe, start.config, start, start.tokenizer, start.chat_template, [], [], prompts, held_out, rewards)
 
 
 def _tokenizer(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> Tokenizer:
@@ -167,7 +193,9 @@ def make_trainer(
     layout = layout or Layout()
     _check_layout(recipe, layout)
     model = make_model(opened)
-    objective = _objective(opened, model, find, run)
+    dtype = dtype_of(recipe.model)
+    rollouts = None if recipe.objective != "grpo" else _rollouts(opened, model, dtype, log)
+    objective = _objective(opened, model, find, run) if rollouts is None else _grpo(rollouts, recipe)
     layout.apply(model)
     optimizer = make_optimizer(model, recipe)
     keeper = None if run is None else Keeper(run, recipe.checkpoints.keep)
@@ -175,9 +203,11 @@ def make_trainer(
     if recipe.lora is not None and opened.start is not None:
         also = {"base": str(opened.start.path.resolve()), "scale": recipe.lora.alpha / recipe.lora.rank}
     trainer = Trainer(
-        model, Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype_of(recipe.model),
+        model, rollouts or Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype,
         keeper, also, Packer(opened.validation, 0) if opened.validation else None, stop, layout=layout,
     )  # fmt: skip
+    if rollouts is not None:
+        trainer.measure, trainer.close = rollouts.measure, rollouts.close
     if isinstance(objective, NextToken):
         special = set(opened.tokenizer.special_tokens.values())
         sizes = [0 if i in special else len(opened.tokenizer.token_bytes(i)) for i in range(opened.config.vocab)]
@@ -195,7 +225,31 @@ def make_trainer(
     return trainer
 
 
+def _rollouts(opened: Opened, model: Transformer, dtype: torch.dtype, log: Log) -> Rollouts:
+    """The stream of the model's own answers, with a frozen copy of the model where a divergence from it is wanted."""
+    settings, start = opened.recipe.grpo, opened.start
+    assert settings is not None
+    assert start is not None
+    reference = None
+    if settings.kl and opened.recipe.lora is None:
+        reference = from_checkpoint(start.config, start.tensors, torch.float32).requires_grad_(False)
+    actor = Actor(start, model, settings, opened.recipe.data.length)
+    return Rollouts(
+        opened.prompts, opened.held_out, opened.rewards, settings, opened.recipe.seed, opened.recipe.data.length, actor,
+        model, reference, dtype, log,
+    )  # fmt: skip
+
+
+def _grpo(rollouts: Rollouts, recipe: Recipe) -> Objective:
+    assert recipe.grpo is not None
+    return GRPO(rollouts.facts, recipe.grpo)
+
+
 def _check_layout(recipe: Recipe, layout: Layout) -> None:
+    if recipe.objective == "grpo":
+        if layout.mesh is not None:
+            raise ConfigError("objective grpo is computed by one process as yet; start it without torchrun")
+        return
     if recipe.lora is not None and layout.tp > 1:
         raise ConfigError(
             "layout.tp: adapters are not shared by tensor parallelism yet; leave layout.tp at 1, or lora out"

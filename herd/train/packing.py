@@ -7,7 +7,7 @@ order. The state is a few numbers: with it the stream goes on exactly where it w
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -60,6 +60,27 @@ class Batch:
         return torch.arange(len(lengths)).repeat_interleave(lengths)
 
 
+class Stream(Protocol):
+    """Where the rows of each step come from; it goes on where a state was taken."""
+
+    @property
+    def sources(self) -> Sequence[Corpus]:
+        """Where the samples of the rows lie."""
+        ...
+
+    def rows(self, length: int, count: int) -> list[Row]:
+        """The rows of the next step, about `count` of `length` positions."""
+        ...
+
+    def state(self) -> dict[str, Any]:
+        """What `restore` needs to go on from here."""
+        ...
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on where `state` was taken."""
+        ...
+
+
 class Packer:
     """An endless stream of rows from weighted sources."""
 
@@ -83,6 +104,10 @@ class Packer:
     def epochs(self) -> list[float]:
         """How often each source has been seen."""
         return [drawn / len(source) for drawn, source in zip(self._drawn, self.sources, strict=True)]
+
+    def rows(self, length: int, count: int) -> list[Row]:
+        """The next `count` rows."""
+        return [self.row(length) for _ in range(count)]
 
     def row(self, length: int) -> Row:
         """The next row of at most `length` positions: samples in their order, and where one does not fit the largest that does."""
@@ -124,7 +149,7 @@ class Packer:
         i = min(range(len(self.sources)), key=lambda k: (self._given[k], k))
         source = self.sources[i]
         epoch, place = divmod(self._drawn[i], len(source))
-        sample = int(_order(self._seed, i, epoch, len(source))[place])
+        sample = int(order(self._seed, i, epoch, len(source))[place])
         self._drawn[i] += 1
         size = source.positions(sample)
         self._given[i] += max(size, 1) / source.weight
@@ -133,7 +158,8 @@ class Packer:
 
 
 @lru_cache(maxsize=64)
-def _order(seed: int, source: int, epoch: int, count: int) -> NDArray[np.int64]:
+def order(seed: int, source: int, epoch: int, count: int) -> NDArray[np.int64]:
+    """The order of a source's samples in an epoch, [count]."""
     return np.random.Generator(np.random.Philox([seed, source, epoch, 0])).permutation(count)
 
 

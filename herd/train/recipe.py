@@ -1,6 +1,7 @@
 """What a recipe says: every setting of a training run, checked before anything is read. See docs/how-to/train.md."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -11,11 +12,12 @@ from herd.config import read
 from herd.errors import ConfigError
 from herd.runs import Run
 
-Objective = Literal["next-token", "dpo", "reward", "distil"]
-Kind = Literal["text", "messages", "pairs", "ranked"]
+Objective = Literal["next-token", "dpo", "reward", "distil", "grpo"]
+Kind = Literal["text", "messages", "pairs", "ranked", "prompts"]
 NEEDED: dict[str, tuple[Kind, ...]] = {
     # objective -> kinds of samples it learns from
     "next-token": ("text", "messages"), "distil": ("text", "messages"), "dpo": ("pairs",), "reward": ("pairs", "ranked"),
+    "grpo": ("prompts",),
 }  # fmt: skip
 
 
@@ -128,6 +130,81 @@ class Distil(Section, frozen=True, kw_only=True):
     temperature: float = 1.0
 
 
+class RewardTerm(Section, frozen=True, kw_only=True):
+    """`weight` times what an answer is worth by one of: `check`, by name (number, gsm8k, code: see `herd.train.rewards`; format: the
+    whole answer matches `pattern`); a `function(answer, line)` of a Python `file`; a reward `model`, a path or a name.
+    """
+
+    check: Literal["number", "gsm8k", "code", "format"] | None = None
+    pattern: str | None = None
+    file: str | None = None
+    function: str = "reward"
+    model: str | None = None
+    weight: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """What it is called in the log."""
+        return self.check or (self.function if self.file is not None else "model")
+
+
+class Grpo(Section, frozen=True, kw_only=True):
+    """Learn from rewards of the model's own answers (GRPO, arXiv 2402.03300): a step takes `prompts` of them, `group` answers each, of at
+    most `max_tokens`, drawn from the model's own distribution by the native engine with weights in `weights`; `updates` cuts
+    them into so many updates one after another.
+
+    An advantage is the reward less its group's mean, over the standard deviation of the group (+1e-4), of the batch, or of none
+    (`std`). Ratios of the policy to what it was before the first update are clipped to 1 - `clip_low` and 1 + `clip_high`. `truncate`
+    caps the weights that correct for the engine's probabilities (0: no correction). `kl` times an estimate of the divergence
+    from the start is added. `divisor`: the loss is a mean over all tokens (arXiv 2503.14476), over answers of the means of their
+    tokens (as in the first paper), or a sum over answers times `max_tokens` (Dr. GRPO, arXiv 2503.20783).
+    """
+
+    rewards: tuple[RewardTerm, ...]
+    prompts: int = 8
+    group: int = 8
+    max_tokens: int = 128
+    updates: int = 1
+    std: Literal["group", "batch", "none"] = "group"
+    divisor: Literal["tokens", "answers", "length"] = "tokens"
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    truncate: float = 2.0
+    kl: float = 0.0
+    weights: Literal["F32", "F16", "BF16"] = "BF16"
+
+    def check(self) -> None:
+        """ConfigError naming the first key that cannot be."""
+        for key, value, low in (
+            ("prompts", self.prompts, 1), ("group", self.group, 2), ("max_tokens", self.max_tokens, 1), ("updates", self.updates, 1),
+            ("clip_low", self.clip_low, 0), ("clip_high", self.clip_high, 0), ("truncate", self.truncate, 0), ("kl", self.kl, 0),
+        ):  # fmt: skip
+            if not value >= low:
+                raise ConfigError(f"grpo.{key} is {value}; expected {low} or more")
+        if self.prompts % self.updates:
+            raise ConfigError(f"grpo.prompts {self.prompts} cannot be cut into {self.updates} equal updates")
+        check_rewards(self.rewards, "grpo.rewards")
+
+
+def check_rewards(terms: tuple[RewardTerm, ...], key: str) -> None:
+    """ConfigError naming the first reward that cannot be."""
+    if not terms:
+        raise ConfigError(f'{key} is empty; name at least one, as in check = "number"')
+    for term in terms:
+        if sum(value is not None for value in (term.check, term.file, term.model)) != 1:
+            raise ConfigError(f"{key}: give each either check, file or model")
+        if (term.pattern is not None) != (term.check == "format"):
+            raise ConfigError(f'{key}: check = "format" and a pattern go together')
+        if term.pattern is not None:
+            try:
+                re.compile(term.pattern)
+            except re.error as error:
+                raise ConfigError(f"{key}: pattern {term.pattern!r} is no regular expression ({error})") from error
+    names = [term.name for term in terms]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{key}: two are called {max(names, key=names.count)}; each needs its own name in the log")
+
+
 class Parallel(Section, frozen=True, kw_only=True):
     """How processes that torchrun starts share the work: `tp` of them share each layer, the rest compute different rows."""
 
@@ -154,6 +231,7 @@ class Recipe(Section, frozen=True, kw_only=True):
     lora: Lora | None = None
     preference: Preference = Preference()
     distil: Distil | None = None
+    grpo: Grpo | None = None
     layout: Parallel = Parallel()
     checkpoints: Keep = Keep()
     validate_every: int = 0
@@ -180,6 +258,8 @@ class Recipe(Section, frozen=True, kw_only=True):
             )
         if self.objective == "distil" and self.distil is None:
             raise ConfigError("distil.teacher is missing; name the checkpoint to learn from")
+        if self.objective == "grpo":
+            self._check_grpo()
         if self.lora is not None and self.model.start is None:
             raise ConfigError("lora: adapters need a model to adapt; give model.start")
         if self.lora is not None and not (self.lora.rank > 0 and 0 <= self.lora.dropout < 1 and self.lora.targets):
@@ -194,10 +274,31 @@ class Recipe(Section, frozen=True, kw_only=True):
             if not source.weight > 0 and i < len(self.data.sources):
                 raise ConfigError(f"data: source {source.path} has weight {source.weight}; expected a number above 0")
         for length, tokens in [(self.data.length, self.batch.tokens), *self.stages()]:
-            if tokens % length:
+            if tokens % length and self.objective != "grpo":
                 near = max(length, round(tokens / length) * length)
                 raise ConfigError(f"batch.tokens {tokens} is no whole number of rows of {length}; {near} would do")
         return self
+
+    def _check_grpo(self) -> None:
+        if self.grpo is None:
+            raise ConfigError(
+                'grpo.rewards is missing; say what an answer is worth, as in [[grpo.rewards]] check = "number"'
+            )
+        self.grpo.check()
+        if self.model.start is None:
+            raise ConfigError("model.start is missing; grpo needs a model that answers")
+        if self.batch.tokens != Batch().tokens or self.batch.stages:
+            raise ConfigError(
+                "batch.tokens, batch.stages: a step of grpo is grpo.prompts times grpo.group answers; leave them out"
+            )
+        if self.lora is not None and self.lora.dropout:
+            raise ConfigError(
+                f"lora.dropout is {self.lora.dropout}; grpo compares probabilities, which dropout changes: leave it at 0"
+            )
+        if self.data.length <= self.grpo.max_tokens:
+            raise ConfigError(
+                f"data.length {self.data.length} has no room for a prompt and grpo.max_tokens {self.grpo.max_tokens}"
+            )
 
     def stages(self) -> list[tuple[int, int]]:
         """(length, tokens) of each stage."""

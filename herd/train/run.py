@@ -15,6 +15,8 @@ from herd.train.layout import Layout
 from herd.train.lora import adapter_of
 from herd.train.open import Find, Opened, make_trainer, open_recipe
 from herd.train.recipe import BESIDE, Asked
+from herd.train.samples import Corpus
+from herd.train.tasks import Tasks
 from herd.train.trainer import Trainer
 from herd.weights.adapter import write_adapter
 from herd.weights.hf_config import config_to_hf
@@ -64,7 +66,8 @@ def train(
                 show(values)
             last[f"{values['event']} {values.get('source', '')}".strip()] = values
 
-        for source in (*opened.sources, *opened.validation):
+        read: list[Corpus | Tasks] = [*opened.sources, *opened.validation, *opened.prompts, *opened.held_out]
+        for source in read:
             log(event="source", source=source.name, samples=len(source), tokens=source.tokens, dropped=source.dropped)
         trainer = make_trainer(opened, find, run.folder, log, stop, layout)
         log(
@@ -73,16 +76,23 @@ def train(
             steps=trainer.steps,
             dtype=str(trainer.dtype).removeprefix("torch."),
         )
-        done = trainer.train()
-        if done:
-            if not recipe.validate_every or trainer.progress.step % recipe.validate_every:
+        try:
+            done = trainer.train()
+            if done and (not recipe.validate_every or trainer.progress.step % recipe.validate_every):
                 trainer.validate()
+        finally:
+            trainer.close()
+        if done:
             _write_adapter(run.folder, opened, trainer, layout)
             if not layout.first:
                 return run.folder, done
             run.finish(
                 steps=trainer.progress.step, tokens=trainer.progress.tokens, loss=last.get("step", {}).get("loss"),
-                **{f"{key} loss": value["loss"] for key, value in last.items() if key.startswith("validation")},
+                **{
+                    f"{key} {what}": value[what]
+                    for key, value in last.items() if key.startswith("validation")
+                    for what in ("loss", "reward") if what in value
+                },
             )  # fmt: skip
     return run.folder, done
 

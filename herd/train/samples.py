@@ -157,10 +157,11 @@ def _dialogs(kind: str, value: dict[str, Any]) -> list[list[Message]]:
     texts = [value[key] for key in answers] if answers else value["answers"]
     if not isinstance(texts, list) or (kind == "ranked" and len(texts) < 2):
         raise TypeError("answers is no list of two or more")
-    return [[*_prompt(value["prompt"]), _answer(text)] for text in texts]
+    return [[*prompt_messages(value["prompt"]), _answer(text)] for text in texts]
 
 
-def _prompt(value: Any) -> list[Message]:
+def prompt_messages(value: Any) -> list[Message]:
+    """A prompt as messages: a text is what the user says."""
     return [Message("user", value)] if isinstance(value, str) else msgspec.convert(value, list[Message])
 
 

@@ -14,7 +14,7 @@ from herd.errors import HerdError
 from herd.train.checkpoint import Keeper, Progress, trained
 from herd.train.layout import Layout
 from herd.train.objectives import Objective
-from herd.train.packing import Batch, Packer, Row, collate
+from herd.train.packing import Batch, Packer, Row, Stream, collate
 from herd.train.recipe import Recipe
 from herd.train.schedule import rate
 
@@ -49,7 +49,7 @@ class Trainer:
     """
 
     model: Any
-    packer: Packer
+    packer: Stream
     objective: Objective
     recipe: Recipe
     steps: int
@@ -63,10 +63,14 @@ class Trainer:
     progress: Progress = field(default_factory=Progress)
     token_bytes: Tensor | None = None
     layout: Layout = field(default_factory=Layout)
+    measure: Callable[[], Iterator[dict[str, Any]]] | None = None  # what is validated instead of the loss, by source
+    close: Callable[[], None] = lambda: None
 
     def train(self) -> bool:
         """Train to the end, or to where `stop` says so; whether it came to the end. What was learned is saved in both cases."""
         every = self.recipe.checkpoints.every
+        if self.measure is not None and self.progress.step == 0 and self.recipe.validate_every:
+            self.validate()
         while self.progress.step < self.steps and not self.layout.agreed(self.stop()):
             self.step()
             if self.recipe.validate_every and self.progress.step % self.recipe.validate_every == 0:
@@ -82,7 +86,7 @@ class Trainer:
         """One update of the weights by one global batch."""
         began = time.monotonic()
         length, rows = self.recipe.at(self.progress.tokens)
-        batch = [self.packer.row(length) for _ in range(rows)]
+        batch = self.packer.rows(length, rows)
         self.model.train()
         # dropout: the same after a resume, another for each place that computes other rows
         torch.manual_seed((self.recipe.seed * 1_000_003 + self.progress.step) * 65_537 + self.layout.dp_rank)
@@ -97,7 +101,7 @@ class Trainer:
             self.progress.updates += 1
         self.optimizer.zero_grad()
         self.progress.step += 1
-        self.progress.tokens += rows * length
+        self.progress.tokens += len(batch) * length
         took = time.monotonic() - began
         self.log(
             event="step", step=self.progress.step, tokens=self.progress.tokens, loss=loss, rate=learning_rate, norm=norm,
@@ -131,7 +135,9 @@ class Trainer:
 
     @torch.no_grad()
     def validate(self) -> None:
-        """Log the loss over each validation source, every sample once."""
+        """Log the loss over each validation source, every sample once, or what is measured instead."""
+        for values in self.measure() if self.measure is not None else ():
+            self.log(event="validation", step=self.progress.step, tokens=self.progress.tokens, **values)
         if self.validation is None:
             return
         self.model.eval()

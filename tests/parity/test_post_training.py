@@ -178,3 +178,64 @@ def test_distillation_is_the_divergence_of_plain_logits(place, find):  # noqa: F
     assert abs(found.item() - truth.item()) < TOLERANCE * truth.item()
     assert close(hidden.grad.double(), wide[0].grad)
     assert close(weight.grad.double(), wide[1].grad)
+
+
+GRPO_KINDS = [("answers", "grpo", 0.1), ("tokens", "dapo", 0.0), ("length", "dr_grpo", 0.1)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("divisor", "theirs_name", "kl"), GRPO_KINDS)
+def test_grpo_is_trl_s(place, find, tmp_path, divisor, theirs_name, kl):  # noqa: F811
+    """Loss and gradients of answers by our engine, after the policy has moved: clipped ratios and truncated weights are among them."""
+    from datasets import Dataset
+    from transformers import AutoTokenizer
+    from trl import GRPOConfig, GRPOTrainer
+
+    from tests.train.test_grpo import REWARD
+    from tests.train.test_grpo import recipe_of as grpo_recipe
+
+    (place / "prompts.jsonl").write_text('{"prompt": "the cat", "scale": 1}\n{"prompt": "on a mat", "scale": 1}\n')
+    (place / "rewards.py").write_text(REWARD)
+    recipe = grpo_recipe(divisor=divisor, kl=kl, updates=2, group=4, truncate=1.01)
+    trainer = make_trainer(open_recipe(recipe, place, find), find, None, lambda **_: None)
+    trainer.packer.rows(64, 0)
+    rows = trainer.packer.rows(64, 0)  # the second update: old log-probabilities are known
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for p in trainer.model.parameters():
+            p.add_(0.02 * torch.randn(p.shape, generator=generator))
+    theirs = LlamaForCausalLM.from_pretrained(place / "model", dtype=torch.float32)
+    move_all(theirs, trainer.model)
+    loss, sums, _ = trainer.gradients(rows, 64)
+    answers = trainer.packer._now
+    trainer.close()
+
+    tokenizer = AutoTokenizer.from_pretrained(place / "model", eos_token="<|end_of_text|>")
+    tokenizer.pad_token_id = 0
+    config = GRPOConfig(
+        str(tmp_path), beta=kl, loss_type=theirs_name, max_completion_length=recipe.grpo.max_tokens, num_generations=4,
+        per_device_train_batch_size=4, report_to=[], use_cpu=True, bf16=False, gradient_checkpointing=False,
+    )  # fmt: skip
+    data = Dataset.from_list([{"prompt": "a"}])
+    other = GRPOTrainer(theirs, lambda **_: [0.0], args=config, train_dataset=data, processing_class=tokenizer)
+    other.use_vllm, other.vllm_importance_sampling_correction, other.current_gradient_accumulation_steps = True, True, 1
+    prompts = [torch.tensor(trainer.packer._task(answer).tokens) for answer in answers]
+    replies = [torch.tensor(answer.tokens) for answer in answers]
+    old = padded([torch.tensor(answer.old) for answer in answers])
+    batch = {
+        "prompt_ids": padded([p.flip(0) for p in prompts]).flip(1), "completion_ids": padded(replies),
+        "prompt_mask": padded([torch.ones_like(p) for p in prompts]).flip(1),
+        "completion_mask": padded([torch.ones_like(r) for r in replies]), "old_per_token_logps": old,
+        "advantages": torch.tensor([answer.advantage for answer in answers]), "num_items_in_batch": torch.tensor(sum(map(len, replies))),
+        "importance_sampling_ratio": (old - padded([torch.tensor(a.rollout) for a in answers])).exp().clamp(max=1.01),
+    }  # fmt: skip
+    if kl:
+        batch["ref_per_token_logps"] = padded([torch.tensor(answer.reference) for answer in answers])
+    theirs.train()
+    wanted = other._compute_loss(other.model, batch)
+    torch.autograd.backward(wanted)
+    assert abs(loss - wanted.item()) < TOLERANCE
+    assert sums["clipped"] > 0
+    mine, others = dict(trainer.model.named_parameters()), dict(theirs.named_parameters())
+    for ours, name in (("output.weight", "lm_head.weight"), ("layers.0.feed_forward.w1.weight", "model.layers.0.mlp.gate_proj.weight")):  # fmt: skip
+        assert close(mine[ours].grad, others[name].grad), ours
