@@ -87,6 +87,6 @@ def token_losses(current: Tensor, old: Tensor, facts: Facts, settings: Grpo) -> 
     if facts.reference is not None:
         away = facts.reference - current
         divergence = away.exp() - away - 1  # Schulman's k3, never below 0
-        each = each + settings.kl * divergence
+        each = each + settings.kl * ratio * divergence  # the ratio makes its gradient unbiased (arXiv 2512.02556)
         logged["kl"] = divergence.detach()
     return each, logged
