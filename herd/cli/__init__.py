@@ -37,6 +37,7 @@ COMMANDS = {
     "plot": "Draw the curves of training runs.",
     "merge": "Merge a LoRA adapter into its model.",
     "average": "Average checkpoints of one model.",
+    "rejection-sample": "Answer prompts several times and keep the best answers as training data.",
     "train-tokenizer": "Make a tokenizer for a new model from text.",
     "doctor": "Show what this machine can do and what is missing.",
     "completion": "Completion of commands and options for bash, zsh or fish.",
