@@ -25,15 +25,15 @@ def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     try:
         yield temporaries
         for temporary in temporaries:
-            _flush(temporary)
+            flush(temporary)
         for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
             os.replace(temporary, path)
             placed.append(path)
         if placed:
-            _flush(paths[0].parent)
+            flush(paths[0].parent)
         os.replace(temporaries[0], paths[0])
         placed.clear()
-        _flush(paths[0].parent)
+        flush(paths[0].parent)
     finally:
         for path in (*temporaries, *placed):
             path.unlink(missing_ok=True)
@@ -48,11 +48,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
-                _flush(file)
+                flush(file)
         if path.exists():
             path.rmdir()
         os.replace(temporary, path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         import shutil  # not at every start
 
@@ -74,7 +74,7 @@ def _beside(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.urandom(4).hex()}.partial")
 
 
-def _flush(path: Path) -> None:
+def flush(path: Path) -> None:
     """Onto the disk: a file's bytes, or a folder's names."""
     number = os.open(path, os.O_RDONLY)
     try:

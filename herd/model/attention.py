@@ -48,6 +48,10 @@ class Documents:
         if sum(self.lengths) != count:
             raise ConfigError(f"the documents have {sum(self.lengths):,} tokens; the batch has {count:,}")
 
+    def numbers(self) -> Tensor:
+        """The number of each token's document, [tokens]."""
+        return torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
+
     def positions(self, shape: torch.Size, device: torch.device) -> Tensor:
         """The position of each token of a batch of `shape` within its document."""
         self.check(shape.numel())

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor import DTensor
 
 from herd.errors import ConfigError
 from herd.family import ModelConfig
@@ -36,18 +36,15 @@ def load_weights(model: nn.Module, tensors: Mapping[str, StoredTensor], cut: Cut
             stored = tensors.get("tok_embeddings.weight")
         if stored is None:
             raise ConfigError(f"the model has a parameter {name}; the checkpoint has no such tensor")
-        _fill(name, parameter, stored, cut)
+        fill(name, parameter, stored, cut)
 
 
-def _fill(name: str, parameter: Tensor, stored: StoredTensor, cut: Cut) -> None:
+def fill(name: str, parameter: Tensor, stored: StoredTensor, cut: Cut = whole) -> None:
+    """Fill what this process holds of one tensor; ConfigError when its shape is another."""
     if isinstance(parameter, DTensor):
         if parameter.shape != stored.shape:
             raise _wrong_shape(name, stored.shape, parameter.shape)
-        span = _held(parameter)
-        if span is None:  # sharded twice over one dimension: torch knows how, from the whole
-            fill(parameter, torch.from_numpy(np.require(stored.float32(), requirements="W")).to(parameter.device))
-            return
-        local = parameter.to_local()
+        span, local = held(parameter), parameter.to_local()
     else:
         span, local = cut(name, stored.shape), parameter
     if local.shape != tuple(part.stop - part.start for part in span):
@@ -63,25 +60,18 @@ def _fill(name: str, parameter: Tensor, stored: StoredTensor, cut: Cut) -> None:
         local[first - rows.start : last - rows.start].copy_(torch.from_numpy(part))
 
 
-def fill(target: Tensor, value: Tensor) -> None:
-    """Copy a whole tensor into this process's share of it."""
-    if isinstance(target, DTensor):
-        share = distribute_tensor(value, target.device_mesh, target.placements, src_data_rank=None)
-        target.to_local().copy_(share.to_local())
-    else:
-        target.copy_(value)
-
-
-def _held(parameter: DTensor) -> tuple[slice, ...] | None:
-    """What this process holds of a DTensor; None where one dimension is sharded by two of the mesh's."""
-    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
-
-    sharded = [placement.dim for placement in parameter.placements if isinstance(placement, Shard)]
-    plain = all(p.is_replicate() or type(p) is Shard for p in parameter.placements)
-    if len(set(sharded)) != len(sharded) or not plain:
-        return None
-    shape, offset = compute_local_shape_and_global_offset(parameter.shape, parameter.device_mesh, parameter.placements)
-    return tuple(slice(first, first + size) for first, size in zip(offset, shape, strict=True))
+def held(parameter: DTensor) -> tuple[slice, ...]:
+    """What this process holds of a DTensor. A dimension that is cut twice was cut by the mesh's last dimension first."""
+    spans = [(0, size) for size in parameter.shape]
+    for axis, placement in reversed(list(enumerate(parameter.placements))):
+        if placement.is_replicate():
+            continue
+        dim = placement.dim  # type: ignore[attr-defined]
+        first, last = spans[dim]
+        size = -(-(last - first) // parameter.device_mesh.size(axis))
+        begin = min(first + size * parameter.device_mesh.get_local_rank(axis), last)
+        spans[dim] = (begin, min(begin + size, last))
+    return tuple(slice(*span) for span in spans)
 
 
 def _wrong_shape(name: str, found: Any, expected: Any) -> ConfigError:

@@ -1,10 +1,12 @@
-"""How processes share a run: data parallel with sharded weights (FSDP2), tensor parallel inside it. Applied from outside.
+"""How processes share a run: data parallel with sharded weights (FSDP2), tensor parallel inside it, and what `herd.train.context` and
+`herd.train.pipeline` do. Applied from outside.
 
 Every process packs the same rows. Those of one data-parallel place take every dp-th row, computed together by tp processes that
-share heads and feed-forward columns as `herd.model.sharding` says. Embedding and output are cut by FSDP alone, which pads what
-does not divide, so that any vocabulary fits.
+share heads and feed-forward columns as `herd.model.sharding` says, and cp processes that share its tokens. Weights are cut over dp
+and cp. Embedding and output are cut by FSDP alone, which pads what does not divide, so that any vocabulary fits.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -19,8 +21,11 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 
 from herd.errors import ConfigError
 from herd.model.llama import Transformer
-from herd.model.load import fill
 from herd.model.sharding import cut_dimension, share_of
+from herd.train.context import gather_keys, part_of
+from herd.train.packing import Batch
+from herd.train.pipeline import SCHEDULES, Pipeline, is_copy, named_parameters
+from herd.train.recipe import Parallel
 
 
 def meet() -> None:
@@ -30,53 +35,114 @@ def meet() -> None:
 
 @dataclass(frozen=True)
 class Layout:
-    """The place of this process: `dp_rank` of `dp` places that compute different rows, `tp` processes a place."""
+    """The place of this process among pp x dp x cp x tp.
+
+    `dp` places compute different rows, `cp` processes share the tokens of a row, `tp` the heads and columns of a layer, `pp` the layers.
+    """
 
     mesh: DeviceMesh | None = None
     dp: int = 1
     tp: int = 1
+    cp: int = 1
+    pp: int = 1
     dp_rank: int = 0
+    cp_rank: int = 0
+    schedule: str = "1f1b"
+    virtual: int = 1
+    shard: DeviceMesh | None = None  # dp and cp in one: over these weights are cut
 
     @classmethod
-    def of(cls, tp: int) -> "Layout":
+    def of(cls, wanted: Parallel) -> "Layout":
         """The layout of all processes of torch.distributed; of this one alone where that is not initialized."""
         world = dist.get_world_size() if dist.is_initialized() else 1
-        if world % tp:
-            raise ConfigError(f"layout.tp is {tp}; {world} processes cannot be shared by so many")
+        inner = wanted.tp * wanted.cp * wanted.pp
+        dp = wanted.dp or max(1, world // inner)
+        if dp * inner != world:
+            degrees = ", ".join(
+                f"{name} {getattr(wanted, name)}" for name in ("tp", "cp", "pp", "dp") if getattr(wanted, name)
+            )
+            need = f"{wanted.dp * inner}" if wanted.dp else f"a multiple of {inner}"
+            raise ConfigError(
+                f"layout: {degrees} need {need} processes; {world} {'were' if world > 1 else 'was'} started (torchrun --nproc-per-node)"
+            )
         if world == 1:
             return cls()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        mesh = init_device_mesh(device, (world // tp, tp), mesh_dim_names=("dp", "tp"))
-        return cls(mesh, world // tp, tp, mesh["dp"].get_local_rank())
+        mesh = init_device_mesh(device, (wanted.pp, dp, wanted.cp, wanted.tp), mesh_dim_names=("pp", "dp", "cp", "tp"))
+        shard = mesh["dp", "cp"]._flatten("shard")
+        _, usual = SCHEDULES[wanted.schedule]
+        return cls(
+            mesh, dp, wanted.tp, wanted.cp, wanted.pp, mesh["dp"].get_local_rank(), mesh["cp"].get_local_rank(),
+            wanted.schedule, wanted.virtual or usual, shard,
+        )  # fmt: skip
 
     @property
     def first(self) -> bool:
         """Whether this process is the one that writes."""
         return self.mesh is None or dist.get_rank() == 0
 
-    def apply(self, model: Transformer) -> None:
+    def apply(self, model: Transformer) -> "Transformer | Pipeline":
         """Cut a whole model, the same on every process, into this process's share."""
         if self.mesh is None:
-            return
+            return model
+        if self.cp > 1:
+            gather_keys(model, self.mesh["cp"].get_group())
         if self.tp > 1:
             share_of(model.config, self.tp)  # an error names what does not divide
+        if self.pp == 1:
+            self._shard(model, model)
+            return model
+        pipeline = Pipeline(model, self.schedule, self.virtual, self.mesh["pp"].get_group())
+        for stage, part in zip(pipeline.stages, pipeline.parts, strict=True):
+            self._shard(stage, part)
+        return pipeline
+
+    def _shard(self, root: nn.Module, model: Transformer) -> None:
+        """Tensor parallelism inside layers, then FSDP over the processes that compute other tokens."""
+        assert self.mesh is not None
+        if self.tp > 1:
             parallelize_module(
                 model, self.mesh["tp"], {name: _style(name) for name, _ in model.named_modules() if _cut(name)}
             )
+        again = self.pp == 1  # in a pipeline weights stay whole from a step's first micro-batch to its last
         for block in model.layers.values():
-            fully_shard(block, mesh=self.mesh["dp"])
-        fully_shard(model, mesh=self.mesh["dp"])
-        for module in model.modules():
+            fully_shard(block, mesh=self.shard, reshard_after_forward=again)
+        fully_shard(root, mesh=self.shard, reshard_after_forward=False)
+        for module in root.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # sums: the loss is divided by the global count already
                 module.set_force_sum_reduction_for_comms(True)  # gloo adds and nothing else
 
-    def sums(self, values: Sequence[float]) -> list[float]:
-        """Numbers added over the places that compute different rows, in float64."""
-        if self.mesh is None or self.dp == 1:
+    def reshard(self, model: Any) -> None:
+        """Cut weights again that a forward pass without a backward pass left whole."""
+        for module in model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
+
+    def writes(self, tensor: Tensor) -> bool:
+        """Whether this process is the one that writes its part of a tensor, of several that hold the same part."""
+        if self.mesh is None or self.tp == 1:
+            return True
+        cut = isinstance(tensor, DTensor) and len(tensor.placements) == 2 and not tensor.placements[1].is_replicate()
+        return cut or self.mesh["tp"].get_local_rank() == 0
+
+    def part(self, batch: Batch) -> Batch:
+        """What this process has of a batch of whole rows."""
+        return batch if self.cp == 1 else part_of(batch, self.cp, self.cp_rank, self.group("cp"))
+
+    def group(self, over: str) -> dist.ProcessGroup:
+        """The processes that differ from this one in `over` alone."""
+        mesh = self.shard if over == "shard" else self.mesh and self.mesh[over]
+        assert mesh is not None
+        return mesh.get_group()
+
+    def sums(self, values: Sequence[float], over: str = "shard") -> list[float]:
+        """Numbers added in float64 over the places that compute different rows (dp), tokens of a row (cp), or both (shard)."""
+        count = {"dp": self.dp, "cp": self.cp, "shard": self.dp * self.cp}[over]
+        if count == 1:
             return list(values)
         total = torch.tensor(list(values), dtype=torch.float64)
-        dist.all_reduce(total, group=self.mesh["dp"].get_group())
+        dist.all_reduce(total, group=self.group(over))
         found: list[float] = total.tolist()
         return found
 
@@ -93,16 +159,18 @@ class Layout:
         dist.all_reduce(value, op=dist.ReduceOp.MAX)
         return bool(value)
 
-    def clip(self, parameters: Sequence[nn.Parameter], largest: float) -> float:
+    def clip(self, model: Any, largest: float) -> float:
         """The norm of all gradients over all processes; gradients of a larger one are scaled down to it."""
+        named = [(name, p.grad) for name, p in named_parameters(model) if p.grad is not None]
+        grads = [grad for _, grad in named]
         if self.mesh is None:
-            return float(nn.utils.clip_grad_norm_(parameters, largest))
+            return float(nn.utils.clip_grad_norm_([p for _, p in named_parameters(model)], largest))
         total = torch.zeros((), dtype=torch.float64)
-        grads = [p.grad for p in parameters if p.grad is not None]
-        for grad in grads:
-            local, copies = (
-                (grad.to_local(), _copies(grad)) if isinstance(grad, DTensor) else (grad, dist.get_world_size())
-            )
+        for name, grad in named:
+            if is_copy(model, name):
+                continue
+            stage = dist.get_world_size() // self.pp
+            local, copies = (grad.to_local(), stage // _parts(grad)) if isinstance(grad, DTensor) else (grad, stage)
             total += local.double().square().sum() / copies
         dist.all_reduce(total)
         norm = float(total.sqrt())
@@ -112,12 +180,11 @@ class Layout:
         return norm
 
 
-def _copies(grad: DTensor) -> int:
-    """How many processes hold the same part of a DTensor."""
-    parts = 1
-    for size, placement in zip(grad.device_mesh.shape, grad.placements, strict=True):
-        parts *= 1 if placement.is_replicate() else size
-    return dist.get_world_size() // parts
+def _parts(grad: DTensor) -> int:
+    """How many parts a DTensor is cut into."""
+    return math.prod(
+        size for size, p in zip(grad.device_mesh.shape, grad.placements, strict=True) if not p.is_replicate()
+    )
 
 
 def _cut(name: str) -> bool:
@@ -131,10 +198,3 @@ def _style(name: str) -> ParallelStyle:
 def whole(tensor: Tensor) -> Tensor:
     """A tensor that processes share, put together on each of them; every process must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def shared_like(target: Tensor, value: Tensor) -> Any:
-    """A whole tensor cut as `target` is."""
-    made = torch.empty_like(target)
-    fill(made, value.to(made.device))
-    return made

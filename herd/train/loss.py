@@ -83,16 +83,21 @@ class _WeightedLoss(torch.autograd.Function):
                 if any(ctx.needs_input_grad):
                     gradients.add(part, _logit_gradients(found, targets[part], weights[part]), hidden, narrow)
                 del found  # before the next piece is made
-        ctx.gradients = gradients
+        ctx.gradients, ctx.scaled = gradients, False
         return total
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, scale: Tensor) -> tuple[Tensor | None, ...]:
         found = ctx.gradients
-        del ctx.gradients
-        hidden = None if found.hidden is None else found.hidden.mul_(scale)
-        return hidden, None if found.weight is None else found.weight.mul_(scale).to(ctx.kind), None, None
+        if not torch._C._autograd._get_current_graph_task_keep_graph():
+            del ctx.gradients
+        if not ctx.scaled:  # schedules that part the backward pass come twice, with the same scale
+            ctx.scaled = True
+            for gradient in (found.hidden, found.weight):
+                if gradient is not None:
+                    gradient.mul_(scale)
+        return found.hidden, None if found.weight is None else found.weight.to(ctx.kind), None, None
 
 
 class _TokenLogprobs(torch.autograd.Function):

@@ -65,7 +65,7 @@ def answer_logprobs(model: Any, batch: Batch) -> Tensor:
 
     def head(hidden: Tensor, weight: Tensor) -> Tensor:
         each = token_logprobs(narrowed(hidden), weight, batch.targets.flatten()) * batch.weights.flatten()
-        return torch.zeros(len(batch.owner), device=each.device).index_add(0, batch.document_of(), each)
+        return batch.by_document(each)
 
     found: Tensor = model(batch.tokens, mask=batch.documents, head=head)
     return found
@@ -95,7 +95,7 @@ class DPO:
         margin = self.beta * (gained[:, 0] - gained[:, 1])
         loss = -F.logsigmoid(margin).sum()
         chosen = found[batch.owner >= 0].view(-1, 2)[:, 0]
-        counts = torch.zeros(len(batch.owner)).index_add(0, batch.document_of(), batch.weights.flatten())
+        counts = batch.by_document(batch.weights.flatten())
         nll = -(chosen / counts[batch.owner >= 0].view(-1, 2)[:, 0]).sum()
         sums = {
             "accuracy": float((margin > 0).sum()), "margin": float(margin.detach().sum()), "nll": float(nll.detach()),
@@ -131,9 +131,10 @@ class Reward:
 
 def scores(model: Any, batch: Batch) -> Tensor:
     """What a head of one class says of each document's end, its last target included, [documents without padding]."""
-    ends = torch.tensor(batch.documents.lengths).cumsum(0)[batch.owner >= 0] - 1
     found: Tensor = model(batch.tokens, mask=batch.documents)
-    return found.flatten(0, 1)[ends, 0]
+    numbers, lengths = batch.document_of(), torch.tensor(batch.documents.lengths)
+    ends = batch.documents.positions(batch.tokens.shape, batch.tokens.device).flatten() == lengths[numbers] - 1
+    return batch.by_document(found.flatten() * ends)[batch.owner >= 0]
 
 
 @dataclass

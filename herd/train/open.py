@@ -20,6 +20,7 @@ from herd.model.load import from_checkpoint, load_weights, without_weights
 from herd.text.tokenizer import Tokenizer
 from herd.text.train_tokenizer import train_tokenizer
 from herd.train.checkpoint import Keeper, load, newest
+from herd.train.context import gather_keys
 from herd.train.grpo import GRPO
 from herd.train.layout import Layout
 from herd.train.lora import add_adapters
@@ -196,14 +197,16 @@ def make_trainer(
     dtype = dtype_of(recipe.model)
     rollouts = None if recipe.objective != "grpo" else _rollouts(opened, model, dtype, log)
     objective = _objective(opened, model, find, run) if rollouts is None else _grpo(rollouts, recipe)
-    layout.apply(model)
-    optimizer = make_optimizer(model, recipe)
-    keeper = None if run is None else Keeper(run, recipe.checkpoints.keep)
+    if layout.cp > 1 and isinstance(objective, Distillation):
+        gather_keys(objective.teacher, layout.group("cp"))
+    share = layout.apply(model)
+    optimizer = make_optimizer(share, recipe)
+    keeper = None if run is None else Keeper(run, recipe.checkpoints.keep, layout=layout)
     also: dict[str, Any] = {}
     if recipe.lora is not None and opened.start is not None:
         also = {"base": str(opened.start.path.resolve()), "scale": recipe.lora.alpha / recipe.lora.rank}
     trainer = Trainer(
-        model, rollouts or Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype,
+        share, rollouts or Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype,
         keeper, also, Packer(opened.validation, 0) if opened.validation else None, stop, layout=layout,
     )  # fmt: skip
     if rollouts is not None:
@@ -215,7 +218,7 @@ def make_trainer(
     found = None if run is None else newest(run)
     if found is not None:
         folder, state = found
-        load(folder, state, model, optimizer)
+        load(folder, state, share, optimizer)
         trainer.progress.step, trainer.progress.updates, trainer.progress.tokens = (
             state.step,
             state.updates,
@@ -250,15 +253,26 @@ def _check_layout(recipe: Recipe, layout: Layout) -> None:
         if layout.mesh is not None:
             raise ConfigError("objective grpo is computed by one process as yet; start it without torchrun")
         return
-    if recipe.lora is not None and layout.tp > 1:
-        raise ConfigError(
-            "layout.tp: adapters are not shared by tensor parallelism yet; leave layout.tp at 1, or lora out"
-        )
-    for length, tokens in [(recipe.data.length, recipe.batch.tokens), *recipe.stages()]:
-        if tokens // length % layout.dp:
+    for degree, value in (("tp", layout.tp), ("pp", layout.pp)):
+        if recipe.lora is not None and value > 1:
             raise ConfigError(
-                f"batch.tokens {tokens} are {tokens // length} rows of {length}, which {layout.dp} processes cannot share evenly; "
+                f"layout.{degree}: adapters are not shared like that yet; leave layout.{degree} at 1, or lora out"
+            )
+    for length, tokens in [(recipe.data.length, recipe.batch.tokens), *recipe.stages()]:
+        rows = tokens // length
+        if rows % layout.dp:
+            raise ConfigError(
+                f"batch.tokens {tokens} are {rows} rows of {length}, which {layout.dp} processes cannot share evenly; "
                 f"{-(-tokens // (length * layout.dp)) * length * layout.dp} would do"
+            )
+        if layout.cp > 1 and length % (2 * layout.cp):
+            raise ConfigError(
+                f"layout.cp: rows of {length} tokens cannot be cut into {2 * layout.cp} chunks; change data.length"
+            )
+        if layout.pp > 1 and rows // layout.dp % recipe.batch.rows:
+            raise ConfigError(
+                f"batch.rows: {rows // layout.dp} rows of a process are no whole number of micro-batches of {recipe.batch.rows}; "
+                "a pipeline needs equal ones"
             )
 
 
@@ -328,7 +342,7 @@ def reference_logprobs(opened: Opened, model: Transformer, run: Path | None) -> 
 
     def reference(batch: Batch) -> Tensor:
         # validation batches number their sources from 0 again
-        shift = 0 if model.training else of_training
+        shift = 0 if torch.is_grad_enabled() else of_training
         values = torch.zeros(len(batch.owner))
         known = [
             flat[starts[piece.source + shift] + d]

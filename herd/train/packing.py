@@ -4,7 +4,7 @@ Every process packs the same rows and computes its own share of them, so that ot
 order. The state is a few numbers: with it the stream goes on exactly where it was.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple, Protocol
@@ -48,6 +48,7 @@ class Batch:
     documents: Documents
     owner: Tensor
     pieces: tuple[Piece, ...]
+    together: Callable[[Tensor], Tensor] | None = None  # adds over the processes that share these rows
 
     @property
     def samples(self) -> int:
@@ -55,9 +56,15 @@ class Batch:
         return len(self.pieces)
 
     def document_of(self) -> Tensor:
-        """The number of each token's document, [rows * length]."""
-        lengths = torch.tensor(self.documents.lengths)
-        return torch.arange(len(lengths)).repeat_interleave(lengths)
+        """The number of each token's document, [tokens that are here]."""
+        return self.documents.numbers()
+
+    def by_document(self, each: Tensor) -> Tensor:
+        """Values [tokens that are here] added for each document, over all processes that share the rows: [documents]."""
+        found = torch.zeros(len(self.owner), device=each.device, dtype=each.dtype).index_add(
+            0, self.document_of(), each
+        )
+        return found if self.together is None else self.together(found)
 
 
 class Stream(Protocol):

@@ -206,9 +206,34 @@ def check_rewards(terms: tuple[RewardTerm, ...], key: str) -> None:
 
 
 class Parallel(Section, frozen=True, kw_only=True):
-    """How processes that torchrun starts share the work: `tp` of them share each layer, the rest compute different rows."""
+    """How processes that torchrun starts share the work: `tp` share the heads and columns of each layer, `cp` the tokens of each row,
+    `pp` the layers; the rest, `dp` if it is given, compute different rows.
+
+    `schedule`: the order in which a pipeline computes, `virtual` stages a process (1; 2 where the schedule wants several).
+    """
 
     tp: int = 1
+    cp: int = 1
+    pp: int = 1
+    dp: int | None = None
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "zbv"] = "1f1b"
+    virtual: int | None = None
+
+    def check(self) -> None:
+        """ConfigError naming the key that cannot be."""
+        for key in ("tp", "cp", "pp", "dp", "virtual"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"layout.{key} is {value}; expected 1 or more")
+        single, fixed = self.schedule in ("gpipe", "1f1b"), {"gpipe": 1, "1f1b": 1, "zbv": 2}.get(self.schedule)
+        if not single and self.pp == 1:
+            raise ConfigError(
+                f"layout.schedule {self.schedule} needs a pipeline; give layout.pp, or leave the schedule out"
+            )
+        if self.virtual is not None and fixed is not None and self.virtual != fixed:
+            raise ConfigError(
+                f"layout.virtual is {self.virtual}; schedule {self.schedule} has {fixed} a process (interleaved may have more)"
+            )
 
 
 class Keep(Section, frozen=True, kw_only=True):
@@ -244,10 +269,11 @@ class Recipe(Section, frozen=True, kw_only=True):
             ("schedule.warmup", self.schedule.warmup, 0), ("schedule.anneal", self.schedule.anneal, 0),
             ("schedule.peak", self.schedule.peak, 0), ("optimizer.clip", self.optimizer.clip, 1e-9),
             ("optimizer.decay", self.optimizer.decay, 0), ("checkpoints.keep", self.checkpoints.keep, 1),
-            ("checkpoints.every", self.checkpoints.every, 0), ("layout.tp", self.layout.tp, 1), ("validate_every", self.validate_every, 0),
+            ("checkpoints.every", self.checkpoints.every, 0), ("validate_every", self.validate_every, 0),
         ):  # fmt: skip
             if not value >= low:
                 raise ConfigError(f"{key} is {value}; expected {low:g} or more")
+        self.layout.check()
         if (self.schedule.steps is None) == (self.schedule.epochs is None):
             raise ConfigError("schedule: give either steps or epochs")
         if (self.model.start is None) == (self.model.shape is None):

@@ -48,7 +48,7 @@ def train(
         raise ConfigError(
             f"{out}: holds a run already; go on with it: herd train {out}, or name another folder with --out"
         )
-    layout = Layout.of(recipe.layout.tp)
+    layout = Layout.of(recipe.layout)
     opened = open_recipe(recipe, folder, find, None if run is None else run.folder)
     if run is not None and run.status == "done":
         raise ConfigError(f"{run.folder}: this run is done; talk with it: herd chat {run.folder}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from herd.errors import HerdError
@@ -15,6 +15,7 @@ from herd.train.checkpoint import Keeper, Progress, trained
 from herd.train.layout import Layout
 from herd.train.objectives import Objective
 from herd.train.packing import Batch, Packer, Row, Stream, collate
+from herd.train.pipeline import Pipeline
 from herd.train.recipe import Recipe
 from herd.train.schedule import rate
 
@@ -25,7 +26,7 @@ class TrainingError(HerdError):
     """Training cannot go on: the loss or a gradient is not finite."""
 
 
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.AdamW:
+def make_optimizer(model: Any, recipe: Recipe) -> torch.optim.AdamW:
     """AdamW over what learns; vectors (norms) do not decay. What is cut differently is updated apart."""
     settings = recipe.optimizer
     learning = [p for _, p in trained(model)]
@@ -91,7 +92,7 @@ class Trainer:
         # dropout: the same after a resume, another for each place that computes other rows
         torch.manual_seed((self.recipe.seed * 1_000_003 + self.progress.step) * 65_537 + self.layout.dp_rank)
         loss, sums, count = self.gradients(batch, length)
-        norm = self.layout.clip([p for _, p in trained(self.model)], self.recipe.optimizer.clip)
+        norm = self.layout.clip(self.model, self.recipe.optimizer.clip)
         learning_rate = rate(self.recipe.schedule, self.progress.step, self.steps)
         finite = math.isfinite(loss) and math.isfinite(norm)
         if finite:
@@ -114,24 +115,30 @@ class Trainer:
         """Gradients of the mean loss over a global batch; the mean, other means, and how many units they are over."""
         size, rows = self.recipe.batch.rows, rows[self.layout.dp_rank :: self.layout.dp]
         pieces = [collate(self.packer.sources, rows[i : i + size], length) for i in range(0, len(rows), size)]
-        (count,) = self.layout.sums([sum(self.objective.count(piece) for piece in pieces)])
+        parts = [self.layout.part(piece) for piece in pieces]
+        (count,) = self.layout.sums([sum(self.objective.count(piece) for piece in pieces)], "dp")
         if not count:
             names = ", ".join(self.packer.sources[p.source].names(p.sample) for p in pieces[0].pieces[:3])
             raise TrainingError(f"a batch has no {self.objective.unit}: all its targets are masked ({names}, ...)")
-        total, sums = 0.0, dict[str, float]()
-        for piece in pieces:
-            loss, found = self._outcome(piece)
-            torch.autograd.backward(loss / count)
-            total += float(loss.detach())
-            for name, value in found.items():
-                sums[name] = sums.get(name, 0.0) + value
+        # of processes that share rows each counts what its loss is over: its own tokens, or the samples that all of them see
+        (divisor,) = self.layout.sums([sum(self.objective.count(part) for part in parts)])
+        if isinstance(self.model, Pipeline):
+            total, sums = self.model.run(self._outcome, parts, divisor, self.dtype)
+        else:
+            total, sums = 0.0, dict[str, float]()
+            for part in parts:
+                loss, found = self._outcome(self.model, part)
+                torch.autograd.backward(loss / divisor)
+                total += float(loss.detach())
+                for name, value in found.items():
+                    sums[name] = sums.get(name, 0.0) + value
         kinds = sorted(sums)
         total, *values = self.layout.sums([total, *(sums[kind] for kind in kinds)])
-        return total / count, {name: value / count for name, value in zip(kinds, values, strict=True)}, count
+        return total / divisor, {name: value / divisor for name, value in zip(kinds, values, strict=True)}, count
 
-    def _outcome(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+    def _outcome(self, model: Any, batch: Batch) -> tuple[Tensor, dict[str, float]]:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16):
-            return self.objective(self.model, batch)
+            return self.objective(model, batch)
 
     @torch.no_grad()
     def validate(self) -> None:
@@ -146,8 +153,8 @@ class Trainer:
             for rows in in_order(source, i, self.recipe.data.length):
                 batch = collate(self.validation.sources, rows, self.recipe.data.length)
                 if units := self.objective.count(batch):
-                    loss, found = self._outcome(batch)
-                    total += float(loss)
+                    loss, found = self._measure(batch, units)
+                    total += loss
                     count += units
                     if self.token_bytes is not None:
                         size += float((self.token_bytes[batch.targets] * batch.weights).sum())
@@ -158,6 +165,20 @@ class Trainer:
                 loss=total / count, count=count, **{name: value / count for name, value in sums.items()},
                 **({"bits_per_byte": total / math.log(2) / size} if size else {}),
             )  # fmt: skip
+        self.layout.reshard(self.model)
+
+    def _measure(self, batch: Batch, units: float) -> tuple[float, dict[str, float]]:
+        """The summed loss and other sums over a batch that all places compute."""
+        part = self.layout.part(batch)
+        if isinstance(self.model, Pipeline):
+            total, sums = self.model.measure(self._outcome, part, self.dtype)
+        else:
+            loss, sums = self._outcome(self.model, part)
+            total = float(loss)
+        kinds = sorted(sums)
+        divisor, *values = self.layout.sums([self.objective.count(part), total, *(sums[kind] for kind in kinds)], "cp")
+        total, *values = (value * units / divisor for value in values)
+        return total, dict(zip(kinds, values, strict=True))
 
     def save(self) -> None:
         """Write a checkpoint in the background."""
@@ -167,7 +188,6 @@ class Trainer:
                 self.optimizer,
                 self.progress,
                 self.packer.state(),
-                first=self.layout.first,
                 **self.keep_also,
             )
 

@@ -3,11 +3,10 @@
     RUN/model/                          config.json, tokenizer.json and what else is beside weights
     RUN/checkpoints/step-00000100/      state.json and one file of tensors a process
 
-A process holds whole tensors or rows of them; `state.json` says which, and each file's SHA-256.
+A process writes what it holds: whole tensors, rows or columns of them; `state.json` says which, and each file's SHA-256.
 """
 
 import hashlib
-import itertools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,11 +24,12 @@ WEIGHT = "weight:"
 
 
 class Part(msgspec.Struct, frozen=True):
-    """Where rows `first` to `last` of a tensor lie: its name in file `file`."""
+    """Where rows `first` to `last` of a tensor, all columns or those from `columns[0]` to `columns[1]`, lie: its name in file `file`."""
 
     file: str
     first: int
     last: int
+    columns: tuple[int, int] | None = None
 
 
 class State(msgspec.Struct, frozen=True, kw_only=True):
@@ -89,26 +89,42 @@ class Stored:
         """One tensor."""
         parts = sorted(self._parts[name], key=lambda part: part.first)
         stored = [self._files[part.file].tensors[name] for part in parts]
-        if len(parts) == 1:
+        if len(parts) == 1 and parts[0].first == 0 and parts[0].columns is None:
             return stored[0]
-        if any(a.last != b.first for a, b in itertools.pairwise(parts)) or parts[0].first:
-            raise FormatError(f"{name}: its parts do not fit together")
-        if len(stored[0].shape) == 1:
-            import numpy as np
+        return _joined(name, parts, stored)
 
-            return StoredTensor.of(np.concatenate([one.float32() for one in stored]))
 
-        def rows(first: int, last: int) -> "NDArray[np.uint8]":
-            import numpy as np
+def _joined(name: str, parts: list[Part], stored: list[StoredTensor]) -> StoredTensor:
+    """One tensor of several parts; FormatError where they leave a hole."""
+    import numpy as np
 
-            found = [
-                one.rows(max(first - part.first, 0), min(last, part.last) - part.first)
-                for one, part in zip(stored, parts, strict=True)
-                if part.first < last and part.last > first
-            ]
-            return np.concatenate(found)
+    rows = max(part.last for part in parts)
+    if len(stored[0].shape) == 1:
+        _check_whole(name, [(part.first, part.last) for part in parts], rows)
+        return StoredTensor.of(np.concatenate([one.float32() for one in stored]))
+    ranges = [part.columns or (0, one.shape[1]) for part, one in zip(parts, stored, strict=True)]
+    columns = max(last for _, last in ranges)
+    for span in set(ranges):
+        _check_whole(name, [(p.first, p.last) for p, r in zip(parts, ranges, strict=True) if r == span], rows)
+    _check_whole(name, sorted(set(ranges)), columns)
 
-        return StoredTensor("F32", (parts[-1].last, stored[0].shape[1]), rows)
+    def read(first: int, last: int) -> "NDArray[np.uint8]":
+        found = np.empty((last - first, 4 * columns), np.uint8)
+        for part, (left, right), one in zip(parts, ranges, stored, strict=True):
+            begin, end = max(first, part.first), min(last, part.last)
+            if begin < end:
+                found[begin - first : end - first, 4 * left : 4 * right] = one.rows(
+                    begin - part.first, end - part.first
+                )
+        return found
+
+    return StoredTensor("F32", (rows, columns), read)
+
+
+def _check_whole(name: str, spans: list[tuple[int, int]], size: int) -> None:
+    ends = [0, *(last for _, last in spans)]
+    if [first for first, _ in spans] != ends[:-1] or ends[-1] != size:
+        raise FormatError(f"{name}: its parts do not fit together")
 
 
 def open_run(path: Path) -> Checkpoint:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -49,6 +50,13 @@ def herd(place, *words, check=True):
     return done
 
 
+def start(place, *words):
+    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "herd", *words], cwd=place, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+
+
 def losses(folder):
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return {line["step"]: (line["loss"], line["norm"]) for line in lines if line["event"] == "step"}
@@ -58,27 +66,32 @@ def recipe(place, text=RECIPE):
     (place / "r.toml").write_text(text.replace('start = "model"', f'start = "{place}/model"'))
 
 
-def test_a_killed_run_goes_on_as_if_it_had_not_been(place):
-    recipe(place)
-    herd(place, "train", "r.toml", "--out", "whole")
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(
-        [sys.executable, "-m", "herd", "train", "r.toml", "--out", "killed"], cwd=place, env=environment,
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    log = place / "killed" / "log.jsonl"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and not (log.exists() and log.read_text().count('"step"') >= 5):
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait(timeout=60)
-    assert "interrupted" in herd(place, "runs", "killed").stdout
-    again = herd(place, "train", "killed")
-    assert "herd chat killed" in again.stdout
-    assert len(losses(place / "whole")) == 12
-    assert losses(place / "killed") == losses(place / "whole")
-    inspected = json.loads(herd(place, "inspect", "killed", "--json").stdout)
+@pytest.mark.parametrize("moments", [3, pytest.param(20, marks=pytest.mark.slow)])
+def test_a_killed_run_goes_on_as_if_it_had_not_been(place, tmp_path, moments):
+    steps, moment = 12 * moments, random.Random(moments)
+    recipe(place, RECIPE.replace("steps = 12", f"steps = {steps}"))
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    herd(place, "train", "r.toml", "--out", str(whole))
+    log, words = killed / "log.jsonl", ["r.toml", "--out", str(killed)]
+    for _ in range(moments):
+        seen = log.read_text().count('"event":"step"') if log.exists() else 0
+        process = start(place, "train", *words)
+        deadline, wanted = time.monotonic() + 120, seen + moment.randint(1, 4)
+        while time.monotonic() < deadline and not (log.exists() and log.read_text().count('"event":"step"') >= wanted):
+            time.sleep(0.005)
+        time.sleep(moment.random() * 0.05)  # into a step, a copy or a file that is being written
+        assert process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.wait(timeout=60)
+        words = [str(killed)]
+    assert "interrupted" in herd(place, "runs", str(killed)).stdout
+    again = herd(place, "train", str(killed))
+    assert f"herd chat {killed}" in again.stdout
+    assert len(losses(whole)) == steps
+    assert losses(killed) == losses(whole)
+    inspected = json.loads(herd(place, "inspect", str(killed), "--json").stdout)
     assert inspected["config"]["layers"] == 2
+    assert not list(killed.glob("checkpoints/.*"))
 
 
 def test_a_batch_is_shown_and_a_step_weighed(place, monkeypatch):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import resource
 
 import numpy as np
 import pytest
@@ -258,3 +259,21 @@ def test_dpo_masks_the_end_of_the_turn_and_starts_at_log_two(place, find):
     source = trainer.packer.sources[0]
     eot = find("model").tokenizer.special_tokens["<|eot_id|>"]
     assert not source.mask[source.ids == eot].any()
+
+
+def test_a_full_disk_leaves_the_state_before(place, find, tmp_path):
+    trainer = opened_trainer(recipe_of(), place, find, tmp_path)
+    trainer.step()
+    trainer.save()
+    trainer.keeper.wait()
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))  # files end there, as on a full disk
+    try:
+        trainer.step()
+        trainer.save()
+        with pytest.raises(ConfigError, match=r"could not be written .*; the one of step-00000001 is whole"):
+            trainer.keeper.wait()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
+    assert opened_trainer(recipe_of(), place, find, tmp_path).progress.step == 1
