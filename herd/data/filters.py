@@ -6,15 +6,18 @@ Lao, Burmese) are counted in characters: rules about words do not hold there.
 """
 
 import functools
+import itertools
 import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import resources
 from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import NDArray
 
 UNSPACED = frozenset(("th", "zh", "ja", "km", "lo", "my"))
 """Languages that put no spaces between words."""
@@ -51,28 +54,42 @@ class Drop(NamedTuple):
     value: float | str
 
 
+class _Words:
+    """The words of a text (characters where no spaces part words): each as a number, and how often each different one comes."""
+
+    def __init__(self, words: Sequence[str]) -> None:
+        table: dict[str, int] = {}
+        number = table.setdefault
+        self.ids = np.array([number(word, len(table)) for word in words], np.int64)  # [words]
+        self.different = list(table)
+        self.counts = np.bincount(self.ids, minlength=len(table))
+        self.lengths = np.array([*map(len, self.different)], np.int64)  # of the different ones, in characters
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
 def judge(text: str, language: str, rules: Rules) -> Drop | None:
     """The first rule that a text breaks, or None. `language` is an ISO 639-1 code; what costs least is looked at first."""
-    words = [*text] if language in UNSPACED else text.split()
-    if language in UNSPACED:
-        words = [c for c in words if not c.isspace()]
-        if len(words) < rules.min_characters:
-            return Drop("min_characters", len(words))
-    elif len(words) < rules.min_words:
-        return Drop("min_words", len(words))
-    if len(words) > rules.max_words * (4 if language in UNSPACED else 1):
-        return Drop("max_words", len(words))
+    unspaced = language in UNSPACED
+    plain = "".join(text.split()) if unspaced else text.split()
+    if unspaced and len(plain) < rules.min_characters:
+        return Drop("min_characters", len(plain))
+    if not unspaced and len(plain) < rules.min_words:
+        return Drop("min_words", len(plain))
+    if len(plain) > rules.max_words * (4 if unspaced else 1):
+        return Drop("max_words", len(plain))
     lowered = text.casefold()
     for phrase in rules.drop_phrases:
         if phrase.casefold() in lowered:
             return Drop("drop_phrases", phrase)
-    found = _lines(text, rules)
-    if found is None and language not in UNSPACED:
-        found = _words(text, words, rules)
+    if found := _lines(text, rules):
+        return found
+    words = _Words(plain)
     return (
-        found
-        or _repetition(words, rules, 6 if language in UNSPACED else 1)
-        or _dirty(lowered, language, len(words), rules)
+        (None if unspaced else _shapes(text, words, rules))
+        or _repetition(words, rules, 6 if unspaced else 1)
+        or _dirty(lowered, language, words, rules)
     )
 
 
@@ -100,15 +117,16 @@ def _lines(text: str, rules: Rules) -> Drop | None:
     )  # fmt: skip
 
 
-def _words(text: str, words: Sequence[str], rules: Rules) -> Drop | None:
-    mean = sum(map(len, words)) / len(words)
+def _shapes(text: str, words: _Words, rules: Rules) -> Drop | None:
+    mean = float(words.counts @ words.lengths) / len(words)
     if rules.mean_word_length and not rules.mean_word_length[0] <= mean <= rules.mean_word_length[1]:
         return Drop("mean_word_length", round(mean, 3))
     symbols = (text.count("#") + text.count("...") + text.count("…")) / len(words)
     if found := _over("max_symbol_ratio", symbols, rules.max_symbol_ratio):
         return found
     if rules.min_alphabetic_words is not None:
-        share = sum(1 for word in words if _LETTER.search(word)) / len(words)
+        alphabetic = np.fromiter((_LETTER.search(word) is not None for word in words.different), bool)
+        share = float(words.counts @ alphabetic) / len(words)
         if share < rules.min_alphabetic_words:
             return Drop("min_alphabetic_words", round(share, 4))
     return None
@@ -117,56 +135,91 @@ def _words(text: str, words: Sequence[str], rules: Rules) -> Drop | None:
 _LETTER = re.compile(r"[^\W\d_]")
 
 
-def _repetition(words: Sequence[str], rules: Rules, unit: int) -> Drop | None:
+_ODD = np.uint64(0x9E3779B97F4A7C15)
+
+
+def _runs(words: _Words) -> Iterator[NDArray[np.uint64]]:
+    """For n = 1, 2, ...: a number for each run of n words, alike for like runs (64-bit polynomial hash of random numbers)."""
+    random = np.random.default_rng(0).integers(0, 1 << 64, len(words.different), np.uint64)[words.ids]
+    runs = random
+    for n in itertools.count(1):
+        yield runs
+        runs = runs[:-1] * _ODD + random[n:]
+
+
+def _repetition(words: _Words, rules: Rules, unit: int) -> Drop | None:
     """Share of characters in the most frequent 2- to 4-gram, and in 5- to 10-grams that were there before (each counted once).
 
     Where no spaces part words, `unit` characters stand for one.
     """
-    sizes = [len(word) for word in words]
-    total = sum(sizes) or 1
-    for n, limit in zip((2, 3, 4), rules.max_top_ngram or (), strict=False):
-        if len(words) >= n * unit:
-            (gram, times), *_ = Counter(zip(*(words[i:] for i in range(n * unit)), strict=False)).most_common(1)
-            if times > 1 and (found := _over(f"max_top_{n}gram", times * sum(map(len, gram)) / total, limit)):
-                return found
-    if rules.max_duplicate_ngram is None:
-        return None
-    # A long repeated run holds shorter ones: where no 5-gram repeats, no longer one does.
-    for n, limit in zip(range(5, 11), rules.max_duplicate_ngram, strict=False):
-        repeated, seen, end, length = 0, set(), 0, n * unit
-        for i, gram in enumerate(zip(*(words[i:] for i in range(length)), strict=False)):
-            if gram in seen:
-                repeated += sum(sizes[max(i, end) : i + length])
-                end = i + length
-            else:
-                seen.add(gram)
-        if found := _over(f"max_duplicate_{n}gram", repeated / total, limit):
-            return found
-        if not repeated:
+    sizes = words.lengths[words.ids]
+    ends = np.concatenate(([0], sizes.cumsum()))  # characters before each word
+    total = int(ends[-1]) or 1
+    limits = dict(enumerate(rules.max_top_ngram or (), 2))
+    limits |= dict(enumerate(rules.max_duplicate_ngram or (), 5))
+    for length, runs in enumerate(_runs(words), 1):
+        n, part = divmod(length, unit)
+        if not len(runs) or n > max(limits, default=0):
             return None
+        if part or n not in limits:
+            continue
+        ordered = np.sort(runs)
+        if not (ordered[1:] == ordered[:-1]).any():
+            # A long repeated run holds shorter ones: where none repeats, no longer one does.
+            return None
+        starts = np.flatnonzero(np.concatenate(([True], ordered[1:] != ordered[:-1])))
+        times = np.diff(starts, append=len(ordered))
+        most, longest = int(times.max()), int((ends[length:] - ends[:-length]).max())  # of all runs of n words
+        if n < 5 and most * longest > limits[n] * total:
+            first = int(np.isin(runs, ordered[starts[times == most]]).argmax())
+            found = _over(f"max_top_{n}gram", most * int(ends[first + length] - ends[first]) / total, limits[n])
+        elif n >= 5 and (len(ordered) - len(starts)) * longest > limits[n] * total:
+            again = np.ones(len(runs), bool)
+            again[np.unique(runs, return_index=True)[1]] = False
+            edges = np.zeros(len(sizes) + 1, np.int64)
+            edges[: len(runs)] += again
+            edges[length : length + len(runs)] -= again
+            found = _over(f"max_duplicate_{n}gram", int(sizes[edges[:-1].cumsum() > 0].sum()) / total, limits[n])
+        else:
+            found = None
+        if found:
+            return found
     return None
 
 
 @functools.cache
-def _dirty_pattern(language: str) -> re.Pattern[str] | None:
+def _dirty_words(language: str) -> tuple[re.Pattern[str], frozenset[str], list[tuple[str, frozenset[str]]]] | None:
+    """What finds dirty words; those that are one word; the others, each with the words that it is made of."""
     try:
         text = (resources.files("herd.data") / "dirty_words.json").read_text("utf-8")
     except OSError:
         return None
-    words: list[str] = json.loads(text).get(language, [])
+    words: list[str] = [word.casefold() for word in json.loads(text).get(language, [])]
     if not words:
         return None
-    either = "|".join(re.escape(word.casefold()) for word in sorted(words, key=len, reverse=True))
-    return re.compile(either if language in UNSPACED else rf"(?<!\w)(?:{either})(?!\w)")
+    either = "|".join(re.escape(word) for word in sorted(words, key=len, reverse=True))
+    pattern = re.compile(either if language in UNSPACED else rf"(?<!\w)(?:{either})(?!\w)")
+    parts = [(word, frozenset(_WORD.findall(word))) for word in words]
+    single = frozenset(next(iter(part)) for _, part in parts if len(part) == 1)
+    return pattern, single, [(word, part) for word, part in parts if len(part) != 1]
 
 
-def _dirty(lowered: str, language: str, count: int, rules: Rules) -> Drop | None:
-    pattern = _dirty_pattern(language) if rules.max_dirty_words is not None else None
-    if pattern is None:
+_WORD = re.compile(r"\w+")
+
+
+def _dirty(lowered: str, language: str, words: _Words, rules: Rules) -> Drop | None:
+    dirty = _dirty_words(language) if rules.max_dirty_words is not None else None
+    if dirty is None:
         return None
+    pattern, single, several = dirty
+    unspaced = language in UNSPACED
+    if not unspaced:
+        here = frozenset(_WORD.findall(" ".join(words.different).casefold()))
+        if single.isdisjoint(here) and not any(part <= here and word in lowered for word, part in several):
+            return None
     found = pattern.findall(lowered)
-    hits = sum(map(len, found)) if language in UNSPACED else len(found)
-    return _over("max_dirty_words", hits / count, rules.max_dirty_words)
+    hits = sum(map(len, found)) if unspaced else len(found)
+    return _over("max_dirty_words", hits / len(words), rules.max_dirty_words)
 
 
 def _luhn(digits: str) -> bool:
@@ -201,6 +254,8 @@ _PERSONAL: tuple[tuple[str, str, Any], ...] = (
     ("phone", r"(?<![\w.+/-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}|\(\d{3}\) ?\d{3}-\d{4})(?![\w/])", None),
 )  # fmt: skip
 _COMPILED = tuple((name, re.compile(pattern), check) for name, pattern, check in _PERSONAL)
+_KEYS = ("AKIA", "gh", "sk-", "xox", "AIza", "hf_", "-----BEGIN ")
+_DIGITS = re.compile(r"\d[\d .()-]{4,}\d")  # in every card, IP address and phone number
 
 
 def redact(text: str) -> tuple[str, dict[str, int]]:
@@ -208,6 +263,14 @@ def redact(text: str) -> tuple[str, dict[str, int]]:
     `<EMAIL>`, `<KEY>`, ...; and how many of each there were. Cards and IBANs count where their check digits are right.
     """
     counts: dict[str, int] = {}
+    digits = _DIGITS.search(text) is not None
+    may_be = {
+        "email": "@" in text,
+        "key": any(beginning in text for beginning in _KEYS),
+        "card": digits,
+        "ip": digits,
+        "phone": digits,
+    }
     for name, pattern, check in _COMPILED:
 
         def replace(found: re.Match[str], name: str = name, check: Any = check) -> str:
@@ -216,7 +279,7 @@ def redact(text: str) -> tuple[str, dict[str, int]]:
             counts[name] = counts.get(name, 0) + 1
             return f"<{name.upper()}>"
 
-        if name != "email" or "@" in text:
+        if may_be.get(name, True):
             text = pattern.sub(replace, text)
     return text, counts
 
