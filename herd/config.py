@@ -16,6 +16,8 @@ T = TypeVar("T")
 BASE = "base"
 """The key by which a file names another whose settings it starts from."""
 
+_LARGEST, _DEEPEST = 16 << 20, 32
+
 
 def read(
     kind: type[T],
@@ -55,12 +57,19 @@ def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     """A file's values over those of its base."""
     import tomllib
 
-    if file.resolve() in above:
-        raise ConfigError(f"{file}: {BASE} leads back to it")
     try:
-        values = tomllib.loads(file.read_text("utf-8"))
-    except OSError as error:
-        raise ConfigError(f"{file}: cannot be read ({error.strerror}); give the path of a TOML file") from error
+        here = file.resolve()
+        with file.open("rb") as opened:
+            data = opened.read(_LARGEST + 1)
+    except (OSError, RuntimeError, ValueError) as error:  # links in a circle, names that no system allows
+        said = getattr(error, "strerror", None) or error
+        raise ConfigError(f"{str(file)!r}: cannot be read ({said}); give the path of a TOML file") from error
+    if here in above or len(above) > _DEEPEST:
+        raise ConfigError(f"{file}: {BASE} leads back to it, or through more than {_DEEPEST} files")
+    if len(data) > _LARGEST:
+        raise ConfigError(f"{file}: larger than {_LARGEST >> 20} MiB; expected a TOML file of settings")
+    try:
+        values = tomllib.loads(data.decode("utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: not valid TOML: {error}") from error
     base = values.pop(BASE, None)
@@ -68,7 +77,7 @@ def _load(file: Path, above: tuple[Path, ...]) -> dict[str, Any]:
         return values
     if not isinstance(base, str):
         raise ConfigError(f"{file}: {BASE} is {base!r}; expected the path of another TOML file")
-    return _merged(_load(file.parent / base, (*above, file.resolve())), values)
+    return _merged(_load(file.parent / base, (*above, here)), values)
 
 
 def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:

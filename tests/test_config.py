@@ -49,6 +49,16 @@ def test_errors_name_the_key(tmp_path, text, word):
         read(Settings, written(tmp_path, text))
 
 
+def test_files_that_never_end_or_lead_nowhere_are_one_line(tmp_path):
+    (tmp_path / "loop.toml").symlink_to("loop.toml")
+    written(tmp_path, 'base = "a\\u0000b"', "nul.toml")
+    for i in range(40):
+        written(tmp_path, f"base = '{i + 1}.toml'", f"{i}.toml")
+    for file, word in (("/dev/zero", "larger than 16 MiB"), ("loop.toml", "cannot be read"), ("nul.toml", "null byte"), ("0.toml", "more than 32")):  # fmt: skip
+        with pytest.raises(ConfigError, match=word):
+            read(Settings, tmp_path / file)
+
+
 def test_flags_are_lax_and_files_strict():
     assert read(Settings, None, {"steps": "3", "inner.rate": "1", "limit": "4"}) == Settings(
         steps=3, inner=Inner(1.0), limit=4

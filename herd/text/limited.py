@@ -31,9 +31,13 @@ class LimitedTokenizer:
         return [known for token in ids for known in ([token] if token < self.vocab_size else self._spelt(token))]
 
     def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
-        """`encode` of each text."""
+        """`encode` of each text, on all cores or `threads` of them."""
         import numpy as np
 
+        texts = list(texts)
+        ids, offsets = self._inner.encode_batch(texts, threads=threads)
+        if ids.max(initial=0) < self.vocab_size:
+            return ids, offsets
         return one_batch(np.array(self.encode(text), np.uint32) for text in texts)
 
     def token_bytes(self, token: int) -> bytes:

@@ -2,7 +2,9 @@
 
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -26,9 +28,10 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from herd.text.gguf import GGUFTokenizer
     from herd.text.tokenizer import Batch
 
-_GROUP = 1_024  # texts given to the library at a time
+_GROUP = 1_024  # texts given to the threads at a time
 
 
 class HFTokenizer:
@@ -109,18 +112,31 @@ class HFTokenizer:
         return ids
 
     def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
-        """`encode` of each text on the library's threads, whose number RAYON_NUM_THREADS sets before they start."""
+        """`encode` of each text, on all cores or `threads` of them: by our own BPE where it has this pre-tokenizer."""
         import numpy as np
 
-        def arrays() -> "Iterator[NDArray[np.uint32]]":
-            rest = iter(texts)
-            while group := list(itertools.islice(rest, _GROUP)):
-                parts = [cut_long(text) if self._cuts_long else [text] for text in group]
-                encoded = iter(self._encode_all([part for text in parts for part in text]))
-                for text in parts:
-                    yield np.concatenate([np.array(next(encoded).ids, np.uint32) for _ in text])
+        if self._native is not None:
+            return self._native.encode_batch(texts, threads=threads)
 
-        return one_batch(arrays())
+        def encode(text: str) -> "NDArray[np.uint32]":
+            return np.array(self.encode(text), np.uint32)
+
+        rest = iter(texts)
+        with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
+            groups = iter(lambda: list(itertools.islice(rest, _GROUP)), [])
+            return one_batch(ids for group in groups for ids in pool.map(encode, group))
+
+    @cached_property
+    def _native(self) -> "GGUFTokenizer | None":
+        """The same vocabulary for our own BPE; None where it has no such pre-tokenizer."""
+        from herd.text.gguf import GGUFTokenizer
+
+        if self._pre is None or self.vocab_size > 2 * len(self._names) + 4096:  # nor where ids have wide gaps
+            return None
+        pre, tokens, types, merges = self.gguf_vocabulary
+        special = set(self.special_tokens.values())
+        types = [GGUF_CONTROL if i in special else kind for i, kind in enumerate(types)]
+        return GGUFTokenizer(pre=pre, tokens=tokens, types=types, merges=merges)
 
     def _encode_all(self, texts: Sequence[str]) -> Any:
         return self._encoding.encode_batch_fast([well_formed(t).decode() for t in texts], add_special_tokens=False)

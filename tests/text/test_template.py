@@ -134,6 +134,9 @@ def test_twenty_thousand_short_messages_are_no_attack(smollm):
     assert len(form.encode(messages).tokens) > 100_000
     with pytest.raises(RequestError, match="computed for more than 2"):
         ChatTemplate("{% for a in range(9999) %}{% for b in range(9999) %}{% endfor %}{% endfor %}").render([])
+    quadratic = "{% for m in messages %}{% for k in messages %}{% set x = k.content %}{% endfor %}{% endfor %}"
+    with pytest.raises(RequestError, match=r"computed for more than 2\.9 seconds"):
+        ChatTemplate(quadratic).render(messages[:3_000])
 
 
 def test_start_and_end_tokens_are_the_declared_ones_though_none_is_added():
