@@ -3,6 +3,7 @@
 Canonical are Meta's names (`layers.0.attention.wq.weight`) and Meta's rotary order (pairs 2i, 2i+1).
 """
 
+import contextlib
 import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -129,13 +130,15 @@ class Checkpoint:
             return self.load_declared()
 
     def check_writable(self) -> None:
-        """FormatError for a checkpoint whose tokenizer does not fit its weights: it is run, not written."""
-        try:
-            tokenizer = self.tokenizer
-        except NoTokenizerError:
-            return
-        if isinstance(tokenizer, LimitedTokenizer):
-            raise FormatError(f"{self.path}: {tokenizer.refusal}")
+        """FormatError for a checkpoint whose tokenizer, or a declared start or end, does not fit its weights."""
+        with contextlib.suppress(NoTokenizerError):
+            if isinstance(self.tokenizer, LimitedTokenizer):
+                raise FormatError(f"{self.path}: {self.tokenizer.refusal}")
+        for token in (self.declared.bos, self.declared.eos, *self.declared.stops):
+            if token is not None and token >= self.config.vocab:
+                raise FormatError(
+                    f"{self.path}: declares token {token} as its start or an end; expected one of the {self.config.vocab:,} tokens"
+                )
 
     def chat_format(self) -> "ChatFormat":
         """How the model talks; FormatError for one that only continues text."""

@@ -300,7 +300,7 @@ def _metadata(checkpoint: Checkpoint) -> dict[str, Any]:
     try:
         return values | tokenizer_to_gguf(checkpoint.tokenizer, config.vocab)
     except NoTokenizerError:  # stays without one; "none" is llama.cpp's word
-        return values | {"tokenizer.ggml.model": "none", **declared_to_gguf(checkpoint.declared)}
+        return values | {"tokenizer.ggml.model": "none", **declared_to_gguf(checkpoint.declared, config.vocab)}
 
 
 def _packed_string(text: str) -> bytes:

@@ -96,7 +96,11 @@ def declared_in(metadata: dict[str, Any], count: int, adds_bos: bool = False) ->
     found = {kind: value if isinstance(value, int) and 0 <= value < count else None for kind, value in values.items()}
     stops = _stops(found)
     more = metadata.get(_STOPS_KEY)
-    if isinstance(more, list) and all(isinstance(stop, int) for stop in more) and set(stops) <= set(more):
+    if (
+        isinstance(more, list)
+        and all(isinstance(stop, int) and 0 <= stop < count for stop in more)
+        and set(stops) <= set(more)
+    ):
         stops = tuple(more)
     return Declared(
         **found, stops=stops, add_bos=bool(metadata.get(prefix + "add_bos_token", adds_bos)),
@@ -125,17 +129,21 @@ def tokenizer_to_gguf(tokenizer: Tokenizer, vocab: int) -> dict[str, Any]:
         "tokenizer.ggml.tokens": tokens,
         "tokenizer.ggml.token_type": types,
         "tokenizer.ggml.merges": merges,
-        **declared_to_gguf(tokenizer.declared),
+        **declared_to_gguf(tokenizer.declared, vocab),
     }
 
 
-def declared_to_gguf(declared: Declared) -> dict[str, Any]:
-    """The metadata of what is declared."""
+def declared_to_gguf(declared: Declared, vocab: int) -> dict[str, Any]:
+    """The metadata of what is declared, without a padding or unknown token outside the vocabulary."""
     found = {kind: getattr(declared, kind) for kind in _DECLARED}
     values: dict[str, Any] = {
         "tokenizer.ggml.add_bos_token": declared.add_bos,
         "tokenizer.ggml.add_eos_token": declared.add_eos,
-        **{f"tokenizer.ggml.{_DECLARED[kind]}_token_id": token for kind, token in found.items() if token is not None},
+        **{
+            f"tokenizer.ggml.{_DECLARED[kind]}_token_id": token
+            for kind, token in found.items()
+            if token is not None and token < vocab
+        },
     }
     if declared.stops != _stops(found):
         values[_STOPS_KEY] = list(declared.stops)

@@ -7,12 +7,13 @@ import pytest
 from gguf import GGUFReader
 from transformers import AutoTokenizer, GenerationConfig
 
-from herd.errors import NoTokenizerError
+from herd.errors import FormatError, NoTokenizerError
 from herd.family import shape
 from herd.text.gguf import GGUFTokenizer
 from herd.text.tokenizer import Declared
 from herd.text.vocabulary import GGUF_CONTROL, LLAMA3_SPECIAL, byte_alphabet
 from herd.weights.convert import convert
+from herd.weights.gguf_tokenizer import declared_in
 from herd.weights.open import open_checkpoint
 from tests.models import no_tokenizer, random_checkpoint
 
@@ -120,6 +121,27 @@ def test_a_folder_laid_out_as_deepseek_publishes_it(tmp_path):
     settings["add_bos_token"] = False
     (tmp_path / "hf" / "tokenizer_config.json").write_text(json.dumps(settings))
     assert open_checkpoint(tmp_path / "hf").tokenizer.bos_id is None
+
+
+def test_ids_outside_the_vocabulary_are_refused_or_left_out(tmp_path):
+    convert(source(CASES["DeepSeek"]), tmp_path / "hf", "hf")
+    path = tmp_path / "hf" / "generation_config.json"
+    for key, value in (("eos_token_id", [EOS, 10**12]), ("pad_token_id", 10**12)):
+        path.write_text(json.dumps({"bos_token_id": BOS, "eos_token_id": EOS, key: value}))
+        (tmp_path / "hf" / "tokenizer_config.json").write_text('{"add_bos_token": true}')
+        settings = json.loads((tmp_path / "hf" / "config.json").read_text())
+        settings.pop("pad_token_id", None)
+        (tmp_path / "hf" / "config.json").write_text(json.dumps(settings))
+        opened = open_checkpoint(tmp_path / "hf")
+        if key == "pad_token_id":
+            convert(opened, tmp_path / "x.gguf", "gguf")
+            assert open_checkpoint(tmp_path / "x.gguf").tokenizer.declared.pad is None
+            continue
+        for kind in KINDS:
+            with pytest.raises(FormatError, match="declares token 1000000000000"):
+                convert(opened, tmp_path / f"no-{kind}", kind)
+    keys = {"tokenizer.ggml.eos_token_id": 1, "herd.stop_token_ids": [1, 2**40, -1]}
+    assert declared_in(keys, 10).stops == (1,)
 
 
 def test_stops_of_ours_give_way_when_another_program_changes_the_end(tmp_path):
