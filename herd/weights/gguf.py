@@ -201,8 +201,9 @@ def open_gguf(path: Path) -> Checkpoint:
     title = metadata.get("general.name")
     return Checkpoint(
         path, "gguf", config, check_tensors(config, tensors, where), lambda: tokenizer_from_gguf(metadata, where),
-        **from_metadata(metadata), name=title if isinstance(title, str) else path.stem,
-        about=about, load_declared=lambda: declared_in(metadata, config.vocab), files=tuple(file.path for file in files), maps=tuple(files),
+        **from_metadata(metadata), name=title if isinstance(title, str) and title.isprintable() else path.stem,
+        about=about, load_declared=lambda: declared_in(metadata, config.vocab),
+        files=tuple(file.path for file in files), maps=tuple(files),
     )  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """Files that are cut, flipped or made to harm: one clear error each, no crash, no hang, no code run, no huge memory."""
 
+import dataclasses
 import io
 import json
 import math
@@ -179,6 +180,12 @@ def test_hostile_gguf_headers(data, word, tmp_path):
     (tmp_path / "x.gguf").write_bytes(data)
     with pytest.raises(FormatError, match=word):
         read_header(MappedFile(tmp_path / "x.gguf"))
+
+
+def test_a_name_that_would_command_a_terminal_is_none(tmp_path):
+    odd = dataclasses.replace(random_checkpoint(shape("tiny")), name="\x1b]0;mine\x07")
+    convert(odd, tmp_path / "x.gguf", "gguf")
+    assert open_gguf(tmp_path / "x.gguf").name == "x"
 
 
 def test_overlapping_and_huge_safetensors(tmp_path, files):
