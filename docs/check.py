@@ -25,7 +25,7 @@ def problems() -> list[str]:
         for link in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text):
             if not link.startswith(("http://", "https://")) and not (page.parent / link).exists():
                 found.append(f"{page.relative_to(ROOT)}: dead link {link}")
-        for name in re.findall(r"(?:^ {4}|^\$ |`|\| )\s*herd ([a-z]+)\b", text, re.MULTILINE):
+        for name in re.findall(r"(?:^ {4}|^\$ |`|\| )\s*herd ([a-z]+(?:-[a-z]+)*)\b", text, re.MULTILINE):
             if name not in COMMANDS:
                 found.append(f"{page.relative_to(ROOT)}: no command `herd {name}`")
         if page.parent.name == "explanation" and page.name not in LOGS:
