@@ -39,6 +39,10 @@ class RequestError(HerdError):
         self.param, self.code = param, code
 
 
+class UnreachableError(HerdError):
+    """A server that a model stands behind cannot be reached, or serves nobody with this key and name."""
+
+
 class QueueFullError(RequestError):
     """Too many requests wait; the same one may be served a little later."""
 

@@ -30,6 +30,7 @@ COMMANDS = {
     "plan": "Plan a run: layouts, time, memory, cost, faults.",
     "data": "Make a corpus by a recipe: filters, duplicates, a report.",
     "run": "The whole life of a model by one recipe, from corpus to report.",
+    "synth": "Have a model write data by a recipe: instructions, questions, code, preferences.",
     "train": "Train a model by a recipe, or go on with a run.",
     "guard": "Look for insecure code, in files or in an answer.",
     "redteam": "Attack a model, and see what a Shield changes.",

@@ -6,6 +6,10 @@ Examples:
   herd data recipes/docs-corpus.toml --out corpus --workers 2
   herd data explain runs/docs-corpus ../docs/README.md # what became of a document
   herd data report runs/docs-corpus                    # one HTML page about the corpus
+  herd data learn labels.jsonl --at 3 --out quality.npz # a classifier of quality, from {"text", "label"}
+  herd data count runs/docs-corpus/texts --out words.npz # the words that texts are compared with
+  herd data mix pretrain.toml --designs 12 --out mixes # recipes of small training runs with other mixes
+  herd data mix runs/mix-*                             # the mix that those runs predict to be best
 """
 
 import sys
@@ -20,17 +24,40 @@ from herd.errors import ConfigError
 
 
 @click.command(help=__doc__)
-@click.argument("words", nargs=-1, required=True, metavar="RECIPE | RUN | explain RUN ID | report RUN")
+@click.argument(
+    "words",
+    nargs=-1,
+    required=True,
+    metavar="RECIPE | RUN | explain RUN ID | report RUN | mix RUN RUN ... | learn LABELS | count FILES",
+)
 @click.option("--out", type=PATH, help="The run's folder, or the report's file. Default: runs/ and the recipe's name.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes that read and filter.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: rules.min_words=20.")
-def command(words: tuple[str, ...], out: Path | None, workers: int, changes: tuple[str, ...]) -> None:
+@click.option("--designs", type=click.IntRange(5, 1000), help="With mix: write so many training recipes.")
+@click.option("--tokens", type=click.FloatRange(min=1), help="With mix: what to plan for. Default: as the longest run.")
+@click.option("--at", type=float, default=0.5, help="With learn: labels of this or more are good.")
+def command(
+    words: tuple[str, ...], out: Path | None, workers: int, changes: tuple[str, ...], designs: int | None,
+    tokens: float | None, at: float,
+) -> None:  # fmt: skip
     from herd.runs import Run
 
-    needed = {"explain": 3, "report": 2}.get(words[0], 1)
-    if len(words) != needed:
-        raise ConfigError(f"herd data {' '.join(words)}: expected RECIPE, RUN, explain RUN ID, or report RUN")
-    if words[0] == "explain":
+    many = words[0] in ("mix", "count") and len(words) > 1
+    if not many and len(words) != {"explain": 3, "report": 2, "learn": 2, "mix": 2, "count": 2}.get(words[0], 1):
+        raise ConfigError(
+            f"herd data {' '.join(words)}: expected RECIPE, RUN, explain RUN ID, report RUN, mix RUN RUN ..., learn LABELS, or count FILES"
+        )
+    if words[0] == "mix":
+        _mix([Path(word) for word in words[1:]], designs, out, tokens)
+    elif words[0] == "learn":
+        from herd.cli.data_quality import learn_labels
+
+        learn_labels(Path(words[1]), out or Path("quality.npz"), at)
+    elif words[0] == "count":
+        from herd.cli.data_quality import count_words
+
+        count_words([Path(word) for word in words[1:]], out or Path("reference.npz"))
+    elif words[0] == "explain":
         _explain(Run.open(Path(words[1]), "data").folder, words[2])
     elif words[0] == "report":
         from herd.data.report import write_report
@@ -40,6 +67,15 @@ def command(words: tuple[str, ...], out: Path | None, workers: int, changes: tup
         print(out or folder / "report.html")
     else:
         _make(Path(words[0]), out, workers, changes)
+
+
+def _mix(paths: list[Path], designs: int | None, out: Path | None, tokens: float | None) -> None:
+    from herd.cli.data_mix import show_best, write_designs
+
+    if designs is None:
+        show_best(paths, tokens)
+    else:
+        write_designs(paths[0], designs, out or Path("mixes"))
 
 
 def _explain(folder: Path, name: str) -> None:

@@ -27,11 +27,19 @@ _A = _SEED.integers(0, 2**63, BANDS * ROWS, dtype=np.uint64) * _U64(2) + _U64(1)
 _B = _SEED.integers(0, 2**63, BANDS * ROWS, dtype=np.uint64)
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix_bits(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
     """The finalizer of splitmix64 (Steele, Lea and Flood, 2014)."""
     x = (x ^ (x >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> _U64(27))) * _U64(0x94D049BB133111EB)
     return x ^ (x >> _U64(31))
+
+
+def word_codes(text: str, language: str) -> NDArray[np.uint64]:
+    """A number for each word, or each character in languages without spaces; of case-folded letters and digits."""
+    plain = "".join(c if c.isalnum() or ord(c) > 0x2FF else " " for c in text.casefold())
+    if language in UNSPACED:
+        return np.frombuffer("".join(plain.split()).encode("utf-32-le", "replace"), np.uint32).astype(np.uint64)
+    return np.fromiter((zlib.crc32(w.encode("utf-8", "replace")) for w in plain.split()), np.uint64)
 
 
 def shingles(text: str, language: str) -> NDArray[np.uint64]:
@@ -39,22 +47,17 @@ def shingles(text: str, language: str) -> NDArray[np.uint64]:
 
     A text shorter than a shingle is one; a text without letters and digits gives none.
     """
-    plain = "".join(c if c.isalnum() or ord(c) > 0x2FF else " " for c in text.casefold())
-    if language in UNSPACED:
-        codes = np.frombuffer("".join(plain.split()).encode("utf-32-le", "replace"), np.uint32).astype(np.uint64)
-        length = CHARACTERS
-    else:
-        codes = np.fromiter((zlib.crc32(w.encode("utf-8", "replace")) for w in plain.split()), np.uint64)
-        length = WORDS
+    codes = word_codes(text, language)
     if not len(codes):
         return codes
+    length = CHARACTERS if language in UNSPACED else WORDS
     length = min(length, len(codes))
-    mixed = _mix(codes + _U64(0x9E3779B97F4A7C15))
+    mixed = mix_bits(codes + _U64(0x9E3779B97F4A7C15))
     count = len(mixed) - length + 1
     total = np.zeros(count, np.uint64)
     for i in range(length):
         total = total * _U64(0x100000001B3) + mixed[i : i + count]
-    return np.unique(_mix(total))
+    return np.unique(mix_bits(total))
 
 
 def band_keys(found: NDArray[np.uint64]) -> NDArray[np.uint64]:
@@ -67,7 +70,7 @@ def band_keys(found: NDArray[np.uint64]) -> NDArray[np.uint64]:
         least = np.minimum(least, (piece ^ (piece >> _U64(32))).min(axis=0))
     keys = np.arange(BANDS, dtype=np.uint64)
     for row in least.reshape(BANDS, ROWS).T:
-        keys = _mix(keys ^ row) + row
+        keys = mix_bits(keys ^ row) + row
     return keys
 
 

@@ -44,6 +44,10 @@ class Rules(msgspec.Struct, frozen=True, kw_only=True):
     drop_phrases: tuple[str, ...] = ("lorem ipsum",)  # C4
     max_braces: float | None = None  # C4 drops pages with a brace; here a fraction of characters, since code has them
     max_dirty_words: float | None = 0.01  # of words (characters of dirty words where there are no spaces)
+    reference: str = ""  # a file of `herd data count`, from the recipe's own folder, for max_divergence
+    max_divergence: float | None = None  # Llama 3: nats that a text's words are from the reference's
+    quality: str = ""  # a file of `herd data learn`, for min_quality
+    min_quality: float | None = None  # the probability that a text is good
     redact: bool = True
 
 

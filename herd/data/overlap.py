@@ -167,17 +167,37 @@ class Index:
             self._look(batch)
             yield size
 
+    def found_in(self, text: str) -> list[tuple[str, str, float]]:
+        """(task, id, share of its tokens) of each question of which this text has an 8-gram."""
+        _, number = self._known(grams(tokens(text.lower().encode("utf-8", "replace"))[0]))
+        entries = [np.arange(self._first[n], self._first[n] + self._count[n]) for n in np.unique(number)]
+        if not entries:
+            return []
+        entry = np.concatenate(entries)
+        covered = self._covered(len(self._countable), self._place[entry])
+        found = []
+        for owner in np.unique(self._owner[entry]):
+            task, key, _ = self.texts[owner]
+            start, end = self._spans[owner]
+            found.append((task, key, float(covered[start:end].sum() / self._countable[start:end].sum())))
+        return found
+
+    def _known(self, made: Hashes) -> tuple[Numbers, Numbers]:
+        """Which n-grams of a text are a question's, and which of `_unique` each is."""
+        at = np.flatnonzero(self._sieve[(made >> self._shift).astype(np.int64)])
+        number = np.searchsorted(self._unique, made[at])
+        number = np.minimum(number, len(self._unique) - 1)
+        kept = self._unique[number] == made[at] if len(at) else np.zeros(0, bool)
+        return at[kept], number[kept]
+
     def _look(self, batch: list[bytes]) -> None:
         words, begin = tokens(b"\n".join(batch))
-        made = grams(words)
-        at = np.flatnonzero(self._sieve[(made >> self._shift).astype(np.int64)])
+        at, number = self._known(grams(words))
         if not len(at):
             return
-        number = np.minimum(np.searchsorted(self._unique, made[at]), len(self._unique) - 1)
         ends = np.cumsum([len(data) + 1 for data in batch])
         inside = np.searchsorted(ends, begin[at], "right") == np.searchsorted(ends, begin[at + GRAM - 1], "right")
-        kept = (self._unique[number] == made[at]) & inside
-        at, number = at[kept], number[kept]
+        at, number = at[inside], number[inside]
         self._seen[number] = True
         starts = np.searchsorted(begin, np.append(0, ends))
         inner = np.searchsorted(starts, at, "right")

@@ -25,7 +25,7 @@ import msgspec
 
 from herd.atomic import atomic_file
 from herd.config import dump
-from herd.data import deduplicate
+from herd.data import deduplicate, quality
 from herd.data.extract import extract
 from herd.data.filters import Rules, clean, judge, redact
 from herd.data.identify import identify
@@ -63,6 +63,12 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         """The recipe; ConfigError naming what cannot be."""
         if not self.inputs:
             raise ConfigError("inputs is empty; name files, folders or patterns")
+        for file, limit in (("reference", self.rules.max_divergence), ("quality", self.rules.min_quality)):
+            named = getattr(self.rules, file)
+            if bool(named) != (limit is not None):
+                raise ConfigError(f"rules.{file} and its limit go together; give both or neither")
+            if named and not (Path(self.folder) / named).is_file():
+                raise ConfigError(f"rules.{file}: {named}: no such file in {Path(self.folder).resolve()}")
         if self.deduplicate.similar is not None and not 0 < self.deduplicate.similar <= 1:
             raise ConfigError(
                 f"deduplicate.similar is {self.deduplicate.similar}; expected a number above 0, at most 1"
@@ -73,7 +79,10 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True):
         ):
             if value < 1:
                 raise ConfigError(f"{key} is {value}; expected 1 or more")
-        return self
+        found = {
+            key: str(Path(self.folder) / path) for key in ("reference", "quality") if (path := getattr(self.rules, key))
+        }
+        return msgspec.structs.replace(self, rules=msgspec.structs.replace(self.rules, **found))
 
 
 Unit = tuple[tuple[str, str], ...]  # (path, name) of each file
@@ -127,7 +136,7 @@ def one_document(raw: Raw, rules: Rules) -> dict[str, Any]:
         return {**row, "rule": "languages", "value": language}
     if score < rules.language_score:
         return {**row, "rule": "language_score", "value": round(score, 3)}
-    if drop := judge(text, language, rules):
+    if drop := judge(text, language, rules) or quality.judge(text, language, rules):
         return {**row, "rule": drop.rule, "value": drop.value}
     del row["sample"]
     if rules.redact:

@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
-from herd.errors import RequestError, first_line
+from herd.errors import RequestError, UnreachableError, first_line
 
 ATTEMPTS = 6
 LONGEST_WAIT = 60.0  # seconds between two attempts
 _AGAIN = (408, 429, 500, 502, 503, 504)
+_REFUSED = (400, 413, 422)
 
 
 @dataclass
@@ -42,7 +43,7 @@ class Remote:
 
     def post(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
         """What the server answers. What may pass (a full server, a lost connection) is tried again, later each time, or when the
-        server says. RequestError with its status and words, or the connection's fault, when it does not.
+        server says. RequestError for a request that the server does not take, UnreachableError where it would take no other either.
         """
         import httpx
 
@@ -57,12 +58,14 @@ class Remote:
                 if response.status_code == 200:
                     return _object(response, path)
                 failure = f"{path}: status {response.status_code}: {response.text[:200]}"
+                if response.status_code in _REFUSED:
+                    raise RequestError(failure)
                 if response.status_code not in _AGAIN:
                     break
                 wait = _seconds(response.headers.get("retry-after"), wait)
             if attempt + 1 < ATTEMPTS:
                 time.sleep(min(LONGEST_WAIT, wait))
-        raise RequestError(failure)
+        raise UnreachableError(failure)
 
     def _turn(self) -> None:
         """Wait until one more request may begin."""

@@ -10,7 +10,7 @@ import pytest
 
 from herd.engine import remote
 from herd.engine.remote import Remote
-from herd.errors import RequestError
+from herd.errors import RequestError, UnreachableError
 
 
 @contextmanager
@@ -59,7 +59,7 @@ def test_what_may_pass_is_tried_again_when_the_server_says():
 
 def test_what_will_not_pass_is_told_at_once():
     with server([(401, {}, b"no such key")]) as (url, times), Remote(url, "m") as client:
-        with pytest.raises(RequestError, match="/completions: status 401: no such key"):
+        with pytest.raises(UnreachableError, match="/completions: status 401: no such key"):
             client.post("/completions", {})
         assert len(times) == 1
 
@@ -67,7 +67,7 @@ def test_what_will_not_pass_is_told_at_once():
 def test_a_date_to_come_back_at_is_no_crash(monkeypatch):
     monkeypatch.setattr(remote, "LONGEST_WAIT", 0.01)
     with server([(503, {"retry-after": "Wed, 21 Oct 2026 07:28:00 GMT"}, b"")]) as (url, times):  # noqa: SIM117
-        with Remote(url, "m") as client, pytest.raises(RequestError, match="status 503"):
+        with Remote(url, "m") as client, pytest.raises(UnreachableError, match="status 503"):
             client.post("/completions", {})
     assert len(times) == remote.ATTEMPTS
 
@@ -86,3 +86,10 @@ def test_no_more_requests_a_minute_than_asked_for():
         for thread in threads:
             thread.join()
     assert max(times) - min(times) >= 0.35  # five at a tenth of a second
+
+
+def test_a_request_that_is_refused_is_told_apart():
+    with server([(400, {}, b"too long")]) as (url, times), Remote(url, "m") as client:
+        with pytest.raises(RequestError, match="status 400: too long"):
+            client.post("/completions", {})
+        assert len(times) == 1

@@ -1,0 +1,1 @@
+"""A model writes data: instructions, questions, code that runs, checked arithmetic, dialogs, preferences, labels."""
