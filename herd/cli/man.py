@@ -1,4 +1,10 @@
-"""The manual page, made from the commands' own help: herd man > herd.1; herd man | man -l -"""
+"""The manual page, made from the commands' own help.
+
+\b
+Examples:
+  herd man | man -l -
+  herd man > ~/.local/share/man/man1/herd.1
+"""
 
 import inspect
 from collections.abc import Iterator
