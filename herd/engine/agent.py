@@ -178,6 +178,11 @@ class Turns:
         priority: int,
         seconds: float | None,
     ) -> None:
+        if len(messages) > agent.engine.max_length:  # said before work that grows with them
+            raise RequestError(
+                f"{len(messages):,} messages have more tokens than the context of {agent.engine.max_length:,}",
+                param="messages", code="context_length_exceeded",
+            )  # fmt: skip
         self.messages, self.more = list(messages), True
         self._agent, self._offer, self._grammar, self._priority, self._prefill = (
             agent,

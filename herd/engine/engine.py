@@ -263,6 +263,8 @@ class Engine:
         outputs = []
         for request in requests:
             sequences = admit(request, self.config, self.max_length, self._arrivals)
+            for sequence in sequences:
+                sequence.patient = caller.whole
             outputs += [Output(caller, request, s, sequences[0], self.tokenizer, self._special) for s in sequences]
         if len(outputs) > self._max_waiting:
             raise RequestError(f"{len(outputs):,} completions at once; expected at most {self._max_waiting:,}")
@@ -298,7 +300,9 @@ class Engine:
                 plan = self.scheduler.plan()
                 if not plan.rows:
                     continue
-                for sequence, result in self.scheduler.commit(self.backend.step(plan)):
+                begun = time.perf_counter()
+                results = self.backend.step(plan)
+                for sequence, result in self.scheduler.commit(results, time.perf_counter() - begun):
                     self._advance(self._outputs[sequence], result)
                     for token, logprob in result.accepted:
                         if sequence.finished:

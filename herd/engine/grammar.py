@@ -6,6 +6,10 @@ after the next step's layers are computed, just before the choice.
 
 import json
 import keyword
+import os
+import sys
+import threading
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
@@ -21,6 +25,7 @@ from herd.text.tokenizer import Tokenizer
 
 _STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 _MOST_CALLS = 16
+_KEPT, _KEPT_TEXT = 32, 1_000_000  # compiled grammars that are kept, and characters of them
 _CLOSING = r"[ \n]{0,8}(<\x2Ftool_call>|\]|\})?[ \n]{0,8}"  # what may follow a call that ends a reply
 
 
@@ -42,18 +47,40 @@ class Grammars:
         self._words = -(-vocab // 32)
         self._stops = frozenset(stops)
         self._pool = ThreadPoolExecutor(2, "herd-grammar")
+        self._compiler = ThreadPoolExecutor(1, "herd-compile", initializer=_give_way)
+        self._compiled: OrderedDict[str, Any] = OrderedDict()  # the latest, on the compiler's thread
 
     def constraint(self, grammar: str) -> Callable[[], Constraint]:
-        """What makes the state of one reply held to `grammar`; RequestError for one that does not compile."""
-        if message := self._library.LLMatcher.validate_grammar(grammar, self._tokenizer):
+        """What makes the state of one reply held to `grammar`; RequestError for one that does not compile.
+
+        Compiling waits for the processor behind everything else.
+        """
+        compiled = self._compiler.submit(self._compile, grammar).result()
+        return lambda: _Matcher(compiled.deep_copy(), self._words, self._stops, self._pool)
+
+    def _compile(self, grammar: str) -> Any:
+        known = self._compiled
+        if grammar in known:
+            known.move_to_end(grammar)
+            return known[grammar]
+        matcher = self._library.LLMatcher(self._tokenizer, grammar, log_level=0)
+        if message := matcher.get_error():
             raise RequestError(f"the grammar is not usable: {first_line(ValueError(message))[:500]}")
-        return lambda: _Matcher(
-            self._library.LLMatcher(self._tokenizer, grammar, log_level=0), self._words, self._stops, self._pool
-        )
+        known[grammar] = matcher
+        while len(known) > 1 and (len(known) > _KEPT or sum(map(len, known)) > _KEPT_TEXT):
+            known.popitem(last=False)
+        return matcher
 
     def close(self) -> None:
         """Stop the threads."""
+        self._compiler.shutdown(cancel_futures=True)
         self._pool.shutdown(cancel_futures=True)
+
+
+def _give_way() -> None:
+    """Let other threads have the processor first, where the system can say that of one thread."""
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), 10)
 
 
 class _Vocabulary:

@@ -1,7 +1,7 @@
 """Which tokens of which sequences run next: continuous batching with prompts in chunks, preemption by recompute.
 
 Every step has a budget of tokens. Sequences that decode take one each, then running prompts take chunks of what is
-left, then waiting ones are admitted. When blocks run out, the sequence that is last in line gives its blocks back and
+left, then waiting ones are admitted; beside replies that are read as they come, prompts take less (`balance.py`). When blocks run out, the sequence that is last in line gives its blocks back and
 waits; its tokens are computed anew later.
 """
 
@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 
 from herd.engine.backend import Row, RowResult, Sampling, StepPlan
+from herd.engine.balance import Balance
 from herd.engine.cache import BlockCache
 from herd.engine.drafts import Drafter, Wish
 from herd.engine.pace import LONGEST
@@ -40,6 +41,7 @@ class Scheduler:
         self._deadlines = Line()
         self._planned: list[tuple[Sequence, Row]] = []
         self.preemptions = 0
+        self._balance = Balance()
 
     def add(self, sequence: Sequence) -> None:
         """Put a sequence in line."""
@@ -79,10 +81,16 @@ class Scheduler:
         self._planned = []
         budget = self.step_tokens
         self.running.sort(key=lambda s: (s.end - s.computed > 1, s.priority, s.arrival))
-        for sequence in list(self.running):
-            if budget <= 0:
-                break
-            if sequence.running:  # it may have given way to one before it
+        count = sum(s.end - s.computed <= 1 for s in self.running)
+        decoding, prompting = self.running[:count], self.running[count:]
+        for sequence in decoding:
+            if sequence.running and budget > 0:  # it may have given way to one before it
+                budget -= self._plan_one(sequence, budget)
+        watched = any(s.running and not s.patient for s in decoding)
+        kept = max(0, budget - self._balance.tokens()) if watched else 0
+        budget -= kept
+        for sequence in prompting:
+            if sequence.running and budget > 0:
                 budget -= self._plan_one(sequence, budget)
         while budget > 0 and len(self.running) < self.max_sequences and (first := self.waiting.first()) is not None:
             sequence = first[1]
@@ -93,13 +101,16 @@ class Scheduler:
             self.running.append(sequence)
             budget -= self._plan_one(sequence, budget)
         if self._verifies:
-            self._guess(budget)
+            self._guess(budget + kept)
         return StepPlan([row for _, row in self._planned])
 
-    def commit(self, results: list[RowResult]) -> list[tuple[Sequence, RowResult]]:
-        """Take the results of the last plan; returns those of sequences that are still wanted and have news: a token, the
+    def commit(self, results: list[RowResult], seconds: float | None = None) -> list[tuple[Sequence, RowResult]]:
+        """Take the results of the last plan, which took `seconds`; returns those of sequences that are still wanted and have news: a token, the
         last of their scores, or numbers that are not finite.
         """
+        counts = [len(row.tokens) - row.draft for _, row in self._planned]
+        if seconds is not None and 1 in counts:
+            self._balance.learn(sum(count for count in counts if count > 1), seconds)
         news = []
         for (sequence, row), result in zip(self._planned, results, strict=True):
             if sequence.finished:

@@ -47,6 +47,7 @@ class Sequence:
     published: int = 0  # of `blocks`, those that others may find
     kept: int = 0  # groups of `blocks` that are on disk, where prompts are kept there
     scores: list[TokenLogprob] = field(default_factory=list)
+    patient: bool = False  # nobody reads its tokens as they come
     running: bool = False
     finished: bool = False
 

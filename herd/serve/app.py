@@ -46,6 +46,7 @@ from herd.serve.schema import (
 from herd.serve.served import Served, check_model
 from herd.serve.stream import stream, unless_gone
 from herd.text.tokenizer import decode as decode_tokens
+from herd.text.tokenizer import encode_special
 
 T = TypeVar("T")
 PAGE = Path(__file__).parent / "page"
@@ -172,11 +173,14 @@ class Api:
         served = self._ready(body.model)
         if (body.text is None) == (body.messages is None):
             raise ApiError(400, "give one of text and messages", param="text")
-        if body.text is not None:
-            tokens = await asyncio.to_thread(served.engine.tokenizer.encode, body.text)
-        else:
-            messages = conversation(body.messages or [])
-            tokens = (await asyncio.to_thread(served.agent().format.encode, messages)).tokens
+
+        def encode() -> list[int]:
+            if body.text is not None:
+                tokenizer = served.engine.tokenizer
+                return encode_special(tokenizer, body.text) if body.special else tokenizer.encode(body.text)
+            return served.agent().format.encode(conversation(body.messages or [])).tokens
+
+        tokens = await served.pools.run("prompt", share_of(request.scope).user, encode)
         return _Json({"tokens": tokens, "count": len(tokens)})
 
     async def detokenize(self, request: Request) -> Response:

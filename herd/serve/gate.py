@@ -1,5 +1,6 @@
 """What stands before every request: who may come, how often, how much; and a line in the log for each."""
 
+import asyncio
 import secrets
 import sys
 import time
@@ -39,6 +40,7 @@ PATHS = frozenset(
         "/api/version",
     ]
 )
+_LARGE, _PACE = 256 << 10, 8e6  # bytes of a body after which all bodies together come at so many bytes a second
 _OPEN_PATHS = ("/health", "/docs", "/openapi.json", "/page/")
 
 
@@ -152,6 +154,13 @@ class Gate:
     ) -> None:
         self._app, self._settings, self._keys, self._metrics, self._log = app, settings, keys, metrics, log
         self._meter = _Meter()
+        self._next = 0.0  # when the next part of a large body is taken
+
+    async def _paced(self, count: int) -> None:
+        """Wait until so many bytes more of a large body are due: reading and decoding them holds up everybody."""
+        now = time.monotonic()
+        self._next = max(now, self._next) + count / _PACE
+        await asyncio.sleep(self._next - now)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -177,6 +186,8 @@ class Gate:
             size += len(message.get("body", b""))
             if size > self._settings.max_body:
                 raise self._too_large()
+            if size > _LARGE:
+                await self._paced(len(message.get("body", b"")))
             return message
 
         async def answered(message: Message) -> None:

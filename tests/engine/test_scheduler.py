@@ -199,3 +199,29 @@ def test_chunked_prompts_give_the_same_result(budget):
     while world.live:
         world.step()
     assert world.done["x"] == alone([i % 7 for i in range(50)], 60)
+
+
+@pytest.mark.parametrize("deep", [0.0, 0.002])
+def test_prompts_leave_replies_that_are_read_their_pace(deep):
+    """Steps of a machine on which a reply takes 10 ms and a prompt's token 0.4 ms, and more the deeper it lies."""
+
+    def run(patient: bool) -> list[float]:
+        scheduler = Scheduler(BlockCache(1000, 16), step_tokens=512)
+        reply, prompt = sequence("reply", [1], 4000, 0), sequence("prompt", list(range(4000)), 4001, 1)
+        reply.patient = patient
+        scheduler.add(reply)
+        took: list[float] = []
+        while prompt.computed < 4000:
+            if len(took) == 20:
+                scheduler.add(prompt)
+            rows = scheduler.plan().rows
+            chunks = [row for row in rows if len(row.tokens) > 1]
+            took.append(0.01 + sum(len(row.tokens) * (0.0004 + row.start * deep / 1000) for row in chunks))
+            scheduler.commit([RowResult(1) if row.sampling else RowResult() for row in rows], took[-1])
+        return took[20:]
+
+    read = run(patient=False)
+    assert sum(read) / len(read) < 0.03
+    assert max(read[2:]) < 0.035
+    assert (sum(read) - 0.01 * len(read)) / sum(read) > 0.5  # prompts go on too
+    assert max(run(patient=True)) > 0.2
