@@ -1,6 +1,5 @@
 """POST /v1/messages, as Anthropic documents it: text, tools, streams."""
 
-import asyncio
 import secrets
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
@@ -13,7 +12,7 @@ from herd.errors import RequestError
 from herd.serve.anthropic_schema import AnthropicMessage, Block, MessagesRequest
 from herd.serve.job import add, prefilled, relax, told, warned, watched, with_preset
 from herd.serve.messages import function, offer
-from herd.serve.reply import ensure_finished, reply, sampling
+from herd.serve.reply import Accepted, ensure_finished, reply, sampling
 from herd.serve.served import Served, limits
 from herd.text.messages import Message, ToolCall
 
@@ -34,7 +33,7 @@ class MessagesJob:
         self.messages, self.prefill = prefilled(with_preset(served, conversation(body)))
         self.notes: list[str] = []
         self.offer = relax(tools_of(served, body), None, self.notes, "tools")
-        self.accepted, self.replies = asyncio.Event(), 1
+        self.accepted, self.replies = Accepted(), 1
         self.id = f"msg_{secrets.token_hex(12)}"
         self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=user)
 
@@ -60,7 +59,8 @@ class MessagesJob:
 
     async def chunks(self, parts: AsyncIterator[Part]) -> AsyncIterator[dict[str, Any]]:
         """The events of a stream."""
-        start = {**self._message(), "content": [], "stop_reason": None, "stop_sequence": None, "usage": _usage(None)}
+        begun = _usage(Usage(self.accepted.prompt, 0, 0))
+        start = {**self._message(), "content": [], "stop_reason": None, "stop_sequence": None, "usage": begun}
         yield {"type": "message_start", "message": warned(start, self.notes)}
         content, end = _Content(), Part(0)
         async for part in parts:

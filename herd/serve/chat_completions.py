@@ -1,6 +1,5 @@
 """POST /v1/chat/completions, as OpenAI documents it."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -24,7 +23,7 @@ from herd.serve.job import (
     with_preset,
 )
 from herd.serve.messages import chat_offer, conversation
-from herd.serve.reply import ensure_finished, reply, sampling
+from herd.serve.reply import Accepted, ensure_finished, reply, sampling
 from herd.serve.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat
 from herd.serve.served import Served, limits
 
@@ -56,7 +55,7 @@ class ChatJob:
         self.notes: list[str] = []
         self.grammar = held_text(body.grammar, body.regex)
         self.offer = self._offer()
-        self.accepted, self.replies = asyncio.Event(), self.params.n
+        self.accepted, self.replies = Accepted(), self.params.n
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=user)
         self.created = int(time.time())

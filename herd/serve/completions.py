@@ -1,6 +1,5 @@
 """POST /v1/completions: plain text or tokens, continued."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator
@@ -16,7 +15,7 @@ from herd.errors import RequestError
 from herd.safety.guarded import aguarded
 from herd.safety.watch import Watch
 from herd.serve.job import add, held_text, several, told, usage, watched
-from herd.serve.reply import ensure_finished, generate, sampling
+from herd.serve.reply import Accepted, ensure_finished, generate, sampling
 from herd.serve.schema import CompletionRequest
 from herd.serve.served import Served, check_prompt, limits
 from herd.text.messages import Message
@@ -52,7 +51,7 @@ class CompletionJob:
         for prompt in self.prompts:
             check_prompt(served, len(prompt))
         self.grammar = held_text(body.grammar, body.regex)
-        self.accepted, self.replies = asyncio.Event(), len(self.prompts) * best
+        self.accepted, self.replies = Accepted(), len(self.prompts) * best
         self.created = int(time.time())
 
     def _tokens(self, prompt: str | list[int]) -> list[int]:

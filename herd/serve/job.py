@@ -1,6 +1,5 @@
 """What the endpoints that generate have in common: parts that come, told whole or as a stream."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from herd.engine.request import Usage
 from herd.engine.schemas import relaxed
 from herd.errors import RequestError
 from herd.safety.watch import Watch
+from herd.serve.reply import Accepted
 from herd.serve.served import Served
 from herd.text.messages import Message, Tool
 
@@ -21,7 +21,7 @@ _LONGEST_SCHEMA = 200_000
 class Job(Protocol):
     """One request, checked and ready to run. `accepted` is set when the engine has taken it."""
 
-    accepted: asyncio.Event
+    accepted: Accepted
     replies: int
 
     def parts(self) -> AsyncIterator[Any]:

@@ -22,8 +22,14 @@ _SAMPLING = (
 _MOST_STOPS, _LONGEST_STOP, _MOST_BIASES = 32, 256, 4096
 
 
+class Accepted(asyncio.Event):
+    """Set when the engine has taken a request; `prompt` is then how many tokens it was given."""
+
+    prompt = 0
+
+
 async def generate(
-    served: Served, requests: Request | list[Request], accepted: asyncio.Event | None = None
+    served: Served, requests: Request | list[Request], accepted: Accepted | None = None
 ) -> AsyncIterator[Event]:
     """Events of requests, measured. `accepted` is set when the engine has taken them, before any event."""
     started = last = time.monotonic()
@@ -35,6 +41,7 @@ async def generate(
     try:
         await asyncio.sleep(0)
         if accepted is not None and not (submitted.done() and submitted.exception() is not None):
+            accepted.prompt = sum(len(r.prompt) for r in ([requests] if isinstance(requests, Request) else requests))
             accepted.set()
         with served.metrics.in_flight():
             while coming is not None:
@@ -68,7 +75,7 @@ async def reply(
     grammar: str | None = None,
     prefill: str = "",
     user: str = "",
-    accepted: asyncio.Event | None = None,
+    accepted: Accepted | None = None,
     watch: Watch | None = None,
 ) -> AsyncIterator[Part]:
     """Replies to a conversation. While the model calls tools of the server they are run and it goes on. `watch` is the Shield's."""

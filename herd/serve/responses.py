@@ -1,6 +1,5 @@
 """POST /v1/responses: the Responses API over the same replies. Responses are kept for `previous_response_id`, a bounded number."""
 
-import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -13,7 +12,7 @@ from herd.engine.request import Usage
 from herd.errors import RequestError
 from herd.serve.job import add, relax, told, warned, watched, with_preset
 from herd.serve.messages import FREE_TEXT, allowed_name, conversation, function, offer, text_of
-from herd.serve.reply import ensure_finished, reply, sampling
+from herd.serve.reply import Accepted, ensure_finished, reply, sampling
 from herd.serve.response_events import Output
 from herd.serve.responses_schema import (
     CallItem,
@@ -47,7 +46,7 @@ class ResponseJob:
         if isinstance(form, SchemaText):
             content = form.schema or {"type": "object"}
         self.offer = relax(self._offer(), content, self.notes, "text.format")
-        self.accepted, self.replies = asyncio.Event(), 1
+        self.accepted, self.replies = Accepted(), 1
         self.id = f"resp_{secrets.token_hex(16)}"
         self.watch, self.messages = watched(served, self.messages, id=self.id, user=user)
         self.created = int(time.time())

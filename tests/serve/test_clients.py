@@ -58,6 +58,8 @@ def test_anthropics_messages_whole_and_streamed(server):
     text = "".join(event["delta"]["text"] for event in events if event["type"] == "content_block_delta")
     assert text == whole["content"][0]["text"]
     assert events[-2]["usage"]["output_tokens"] == whole["usage"]["output_tokens"] > 0
+    counted = server.post("/v1/messages/count_tokens", {"messages": body["messages"]}).json()["input_tokens"]
+    assert events[0]["message"]["usage"]["input_tokens"] == counted > 0
     stopped = server.post("/v1/messages", {**body, "stop_sequences": [text.split()[1]]}).json()
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", text.split()[1])
     wrong = server.post("/v1/messages", {**body, "messages": []})
