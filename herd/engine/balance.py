@@ -1,10 +1,11 @@
 """How many tokens of prompts a step computes beside replies that somebody reads as they come, by what steps took lately."""
 
-STRETCH = 2.5
-"""How much longer than without prompts such a step may take. Prompts then have 60% of the time."""
+STRETCH = 2.0
+"""How much longer than without prompts such a step may take. Prompts then have half of the time."""
 _FIRST, _LEAST = 32, 2  # tokens: before anything was measured, and at least
 _PAUSE = 16  # after so many steps with prompts comes one without, so that what replies alone take stays known
 _WEIGHT = 0.3  # of the latest step
+_SLOWER = 0.1  # of one that took longer without prompts: another program may have had the processor
 
 
 class Balance:
@@ -29,7 +30,8 @@ class Balance:
         """A step with replies and so many tokens of prompts has taken `seconds`."""
         if not prompts:
             self._mixed = 0
-            self._alone = _mixed(self._alone, seconds)
+            slower = self._alone is not None and seconds > self._alone
+            self._alone = _mixed(self._alone, seconds, _SLOWER if slower else _WEIGHT)
             return
         self._mixed += 1
         self._last = max(prompts, _LEAST)
@@ -37,5 +39,5 @@ class Balance:
             self._token = _mixed(self._token, max(0.0, seconds - self._alone) / prompts)
 
 
-def _mixed(before: float | None, now: float) -> float:
-    return now if before is None else before + _WEIGHT * (now - before)
+def _mixed(before: float | None, now: float, weight: float = _WEIGHT) -> float:
+    return now if before is None else before + weight * (now - before)

@@ -94,7 +94,7 @@ def attacked(server: Server, kind: str):
 
 
 @pytest.mark.parametrize(
-    "kind", [pytest.param(k, marks=() if k in ("hanging tool", "long prompt") else pytest.mark.slow) for k in HOSTILE]
+    "kind", [pytest.param(k, marks=() if k == "hanging tool" else pytest.mark.slow) for k in HOSTILE]
 )
 def test_a_hostile_request_does_not_hold_up_others(shared, kind):
     alone = min(mean(gaps(shared)) for _ in range(2))
