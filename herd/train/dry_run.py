@@ -24,8 +24,12 @@ def needs(opened: Opened) -> dict[str, Any]:
         )
     length, rows = recipe.at(0)
     activations = activation_bytes(config, recipe.batch.rows * length, recipe.recompute)
+    held = 4 * weights
+    if recipe.lora is not None and recipe.lora.base == "stored" and opened.start is not None:
+        matrices = [t for name, t in opened.start.tensors.items() if name.startswith("layers.") and len(t.shape) == 2]
+        held += sum(t.nbytes - 4 * t.shape[0] * t.shape[1] for t in matrices)
     parts = {
-        "weights": 4 * (weights + (learning if recipe.lora else 0)),
+        "weights": held + (4 * learning if recipe.lora else 0),
         "gradients": 4 * learning,
         "optimizer": 8 * learning,
         "activations": activations,

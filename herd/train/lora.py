@@ -2,25 +2,70 @@
 
 import contextlib
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from herd.errors import ConfigError
 from herd.model.llama import Transformer
 from herd.train.layout import whole
 from herd.train.recipe import Lora
 from herd.weights.adapter import Adapter
+from herd.weights.checkpoint import StoredTensor
+
+
+class StoredLinear(nn.Module):
+    """x @ W.T with a frozen W that stays in its checkpoint's number format and is decoded for each product, forward and backward: the base of
+    QLoRA (arXiv 2305.14314).
+    """
+
+    def __init__(self, stored: StoredTensor) -> None:
+        super().__init__()
+        self.stored = stored
+        self.out_features, self.in_features = stored.shape
+
+    @property
+    def weight(self) -> Tensor:
+        """The matrix in float32, [outputs, inputs], decoded now."""
+        return torch.from_numpy(np.require(self.stored.float32(), requirements="W"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = _StoredProduct.apply(x, self)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _StoredProduct(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, layer: StoredLinear) -> Tensor:
+        ctx.layer, ctx.kind = layer, x.dtype
+        return F.linear(x, layer.weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        return (grad @ ctx.layer.weight.to(grad.dtype)).to(ctx.kind), None
+
+
+def keep_stored(model: Transformer, tensors: Mapping[str, StoredTensor]) -> None:
+    """Put a checkpoint's matrices, as they are stored, in place of those of a model without weights; embeddings and norms stay."""
+    for name, module in list(model.named_modules()):
+        if isinstance(module, nn.Linear) and name.startswith("layers."):
+            parent, _, leaf = name.rpartition(".")
+            setattr(model.get_submodule(parent), leaf, StoredLinear(tensors[f"{name}.weight"]))
 
 
 class LoraLinear(nn.Module):
     """x @ W.T + scale * dropout(x) @ A.T @ B.T with A [rank, inputs], B [outputs, rank] learned; scale is alpha / rank."""
 
-    def __init__(self, base: nn.Linear, inputs: int, outputs: int, settings: Lora, device: torch.device) -> None:
+    def __init__(
+        self, base: nn.Linear | StoredLinear, inputs: int, outputs: int, settings: Lora, device: torch.device
+    ) -> None:
         super().__init__()
         self.base, self.scale, self.dropout = base, settings.alpha / settings.rank, settings.dropout
         self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, device=device))
@@ -55,7 +100,7 @@ def add_adapters(model: Transformer, settings: Lora, generator: torch.Generator)
     wanted = set(settings.targets)
     for name, module in list(model.named_modules()):
         parent, _, leaf = name.rpartition(".")
-        if leaf in wanted and isinstance(module, nn.Linear):
+        if leaf in wanted and isinstance(module, nn.Linear | StoredLinear):
             adapter = LoraLinear(module, module.in_features, module.out_features, settings, module.weight.device)
             bound = 1 / math.sqrt(module.in_features)  # as PEFT: kaiming_uniform with a = sqrt(5)
             with torch.no_grad():

@@ -23,7 +23,7 @@ from herd.train.checkpoint import Keeper, load, newest
 from herd.train.context import gather_keys
 from herd.train.grpo import GRPO
 from herd.train.layout import Layout
-from herd.train.lora import add_adapters
+from herd.train.lora import StoredLinear, add_adapters, keep_stored
 from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward, answer_logprobs
 from herd.train.packing import Batch, Packer, collate
 from herd.train.recipe import Grpo, Model, Recipe, Source
@@ -156,6 +156,11 @@ def make_model(opened: Opened) -> Transformer:
             model.score.weight.normal_(0.0, 1 / (opened.config.dim + 1) ** 0.5, generator=generator)
         tensors = {**opened.start.tensors, "score.weight": _stored(model.score.weight)}
         load_weights(model, tensors)
+    elif recipe.lora is not None and recipe.lora.base == "stored":
+        model = without_weights(opened.config)
+        keep_stored(model, opened.start.tensors)
+        model.materialize("cpu", torch.float32)
+        load_weights(model, opened.start.tensors)
     else:
         model = from_checkpoint(opened.config, opened.start.tensors, torch.float32)
     if recipe.lora is not None:
@@ -320,6 +325,9 @@ def reference_logprobs(opened: Opened, model: Transformer, run: Path | None) -> 
         digest.update(np.ascontiguousarray(array).data if array is not None else b"all")
     for parameter in model.parameters():
         digest.update(parameter.detach().numpy().data)
+    for module in model.modules():
+        if isinstance(module, StoredLinear):
+            digest.update(module.stored.raw())
     path = None if run is None else run / f"reference-{digest.hexdigest()[:16]}.npy"
     if path is not None and path.exists():
         flat = np.load(path)

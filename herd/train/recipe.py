@@ -106,11 +106,15 @@ class Optimizer(Section, frozen=True, kw_only=True):
 
 
 class Lora(Section, frozen=True, kw_only=True):
-    """Low-rank adapters beside the named matrices, which stay as they are (arXiv 2106.09685)."""
+    """Low-rank adapters beside the named matrices, which stay as they are (arXiv 2106.09685).
+
+    `base`: the frozen matrices in float32, or as the checkpoint stores them (QLoRA, arXiv 2305.14314): less memory, more time.
+    """
 
     rank: int = 16
     alpha: float = 32.0
     dropout: float = 0.0
+    base: Literal["float32", "stored"] = "float32"
     targets: tuple[Literal["wq", "wk", "wv", "wo", "w1", "w2", "w3"], ...] = ("wq", "wk", "wv", "wo", "w1", "w2", "w3")
 
 

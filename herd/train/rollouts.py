@@ -18,7 +18,7 @@ from herd.engine.request import Completion, Request, SamplingParams
 from herd.model.llama import Transformer
 from herd.statistics import mean
 from herd.train.grpo import Facts, answer_token_logprobs
-from herd.train.lora import LoraLinear, adapters_off
+from herd.train.lora import LoraLinear, StoredLinear, adapters_off
 from herd.train.packing import Batch, Row, collate
 from herd.train.recipe import Grpo
 from herd.train.rewards import Task, Worth
@@ -50,6 +50,9 @@ def engine_tensors(model: Transformer, fmt: str, *, everything: bool) -> dict[st
     """A model's weights by canonical names, matrices in `fmt`, adapters added; without `everything` only those that learn."""
     found: dict[str, StoredTensor] = {}
     adapted = {name: m for name, m in model.named_modules() if isinstance(m, LoraLinear)}
+    if everything:
+        found = {f"{name}.weight": m.stored for name, m in model.named_modules() if isinstance(m, StoredLinear)}
+        found = {name: tensor for name, tensor in found.items() if ".base." not in name}
     for name, module in adapted.items():
         found[f"{name}.weight"] = StoredTensor.of(module.merged().numpy(), fmt)
     for name, parameter in model.named_parameters():

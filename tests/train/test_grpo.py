@@ -64,7 +64,7 @@ def run_of(recipe, folder, place, find, stop=lambda: False, run=None):
     return train(asked, folder, find, lambda _: None, stop, ["herd"])
 
 
-@pytest.mark.parametrize("lora", [None, Lora(rank=4)])
+@pytest.mark.parametrize("lora", [None, Lora(rank=4), Lora(rank=4, base="stored", targets=("wq", "w2"))])
 def test_the_engine_answers_with_the_trainer_s_weights(tasks, find, tmp_path, lora):
     run_of(recipe_of(lora), tmp_path / "run", tasks, find)
     steps = logged(tmp_path / "run", "step")

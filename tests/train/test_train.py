@@ -21,6 +21,7 @@ from herd.train.run import make_run, train
 from herd.train.samples import read_source
 from herd.train.trainer import TrainingError
 from herd.weights.open import open_checkpoint
+from herd.weights.quantize import quantized
 
 FILES = {"text": "text.txt", "messages": "chat.jsonl", "pairs": "pairs.jsonl", "ranked": "ranked.jsonl"}
 
@@ -72,6 +73,26 @@ def test_packed_loss_is_that_of_the_samples_alone(place, find, kinds, length, ro
         total, wanted = alone(trainer, batch)
     assert count == wanted
     assert abs(loss - total / count) < 1e-5
+
+
+@pytest.mark.parametrize("fmt", ["Q4_0", "Q8_0", "F8_E4M3"])
+def test_a_stored_base_is_its_decoded_weights(place, find, fmt):
+    small = quantized(find("model"), fmt)
+    found = []
+    for base in ("float32", "stored"):
+        recipe = recipe_of("messages", lora=Lora(rank=4, base=base))
+        trainer = opened_trainer(recipe, place, lambda _: small)
+        with torch.no_grad():
+            for name, parameter in trained(trainer.model):
+                if name.endswith("lora_b"):
+                    parameter.normal_(0, 0.1, generator=torch.Generator().manual_seed(1))
+        loss, _, _ = trainer.gradients([trainer.packer.row(256) for _ in range(3)], 256)
+        found.append((loss, [p.grad for _, p in trained(trainer.model)]))
+        held = {name for name, _ in trainer.model.named_parameters() if name.endswith(".base.weight")}
+        assert bool(held) == (base == "float32"), "nothing of a stored base is held in float32"
+    assert found[1][0] == pytest.approx(found[0][0], abs=1e-6)
+    for mine, other in zip(found[1][1], found[0][1], strict=True):
+        assert (mine - other).norm() <= 1e-5 * other.norm()
 
 
 @pytest.mark.parametrize("kind", ["text", "messages", "pairs", "ranked"])
