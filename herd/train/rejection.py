@@ -112,7 +112,7 @@ def _line(task: Task, judged: list[tuple[float, str]], settings: Sampling) -> tu
         return None, "none good enough"
     if best[0] == worst[0] and (settings.kind == "pairs" or settings.at_least is None):
         return None, "all worth the same"
-    line: dict[str, Any] = {"prompt": msgspec.to_builtins(task.messages)}
+    line: dict[str, Any] = {"prompt": task.line["prompt"]}
     if settings.kind == "messages":
         line |= {"completion": best[1], "reward": best[0]}
     else:
