@@ -2,9 +2,12 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import msgspec
 import pytest
@@ -15,6 +18,7 @@ from herd.train.checkpoint import trained
 from herd.train.layout import Layout
 from herd.train.open import make_trainer, open_recipe
 from herd.train.recipe import Parallel
+from tests.train.test_command import losses
 from tests.train.test_train import opened_trainer, recipe_of
 
 PROGRAM = """
@@ -110,26 +114,22 @@ def recipe_for(case):
     )  # fmt: skip
 
 
-def launch(processes, *words, cwd=None):
+def command(processes, *words):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
-    launcher = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        f"--nproc-per-node={processes}",
-        "--master-addr=127.0.0.1",
-    ]
+    started = [f"--nproc-per-node={processes}", "--master-addr=127.0.0.1", f"--master-port={port}"]
+    return [sys.executable, "-m", "torch.distributed.run", *started, *words]
+
+
+def launch(processes, *words):
     return subprocess.run(
-        [*launcher, f"--master-port={port}", *words],
-        capture_output=True,
-        text=True,
-        timeout=280,
-        env=environment,
-        cwd=cwd,
+        command(processes, *words), capture_output=True, text=True, timeout=280, env=surroundings(), check=False
     )
+
+
+def surroundings():
+    return {**os.environ, "PYTHONPATH": os.getcwd(), "OMP_NUM_THREADS": "1"}
 
 
 def computed(place, out, processes, cases):
@@ -229,6 +229,30 @@ def test_a_run_goes_on_with_another_number_of_processes(place, find, tmp_path):
     assert trainer.progress.step == 2
     trainer.step()
     assert abs(rest[0] - losses[3]) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_dead_process_takes_the_job_down_and_it_goes_on_exactly(place, tmp_path):
+    text = (
+        f'[model]\nstart = "{place}/model"\ndtype = "float32"\n[data]\nlength = 64\n[[data.sources]]\npath = "{place}/text.txt"\n'
+        "[batch]\ntokens = 256\n[schedule]\npeak = 1e-3\nsteps = 40\n[checkpoints]\nevery = 1\n[layout]\npp = 2\n"
+    )
+    (tmp_path / "r.toml").write_text(text)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    done = launch(2, "-m", "herd", "train", str(tmp_path / "r.toml"), "--out", str(whole))
+    assert done.returncode == 0, done.stderr[-3000:]
+    words = ["-m", "herd", "train", str(tmp_path / "r.toml"), "--out", str(killed)]
+    launcher = subprocess.Popen(command(2, *words), env=surroundings(), stderr=subprocess.DEVNULL)
+    log, deadline = killed / "log.jsonl", time.monotonic() + 120
+    while time.monotonic() < deadline and not (log.exists() and log.read_text().count('"event":"step"') >= 5):
+        time.sleep(0.01)
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    assert launcher.wait(timeout=60) != 0
+    done = launch(2, "-m", "herd", "train", str(killed))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert losses(killed) == losses(whole)
+    assert len(losses(whole)) == 40
 
 
 def test_what_processes_cannot_share_is_named(place, find):
