@@ -35,6 +35,9 @@ mcp_option = click.option("--mcp", type=PATH, help="MCP servers whose tools join
 documents_option = click.option("--documents", type=PATH, help="A folder of text files for the search tool.")
 
 
+KV_CACHE_HELP = (
+    "Numbers in the key-value cache: f16 (default), f32, int8 in half the memory, int4 in a quarter at some loss."
+)
 DRAFT_HELP = (
     "Guess several tokens a step and compute them together; the same text, sooner. lookup: from prompt and reply, where they "
     "repeat. MODEL: with a small model that has the same tokenizer."
@@ -69,7 +72,7 @@ engine_options = _together(
     click.option("--device", help="For torch: cpu, cuda, cuda:1."),
     click.option("--dtype", help="For torch: float32, bfloat16 or float16."),
     click.option("--threads", type=int, help="CPU threads. Default: one a core."),
-    click.option("--kv-cache", help="Numbers in the key-value cache: f16, or int8 in half the memory."),
+    click.option("--kv-cache", help=KV_CACHE_HELP),
 )
 
 

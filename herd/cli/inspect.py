@@ -42,6 +42,10 @@ def _template(found: dict[str, Any]) -> str:
     return ", ".join(f"{len(text):,} characters{name}" for name, text in sizes.items() if text) or "none"
 
 
+def _caches(sizes: dict[str, int]) -> str:
+    return ", ".join(f"{kind} {size:,}" for kind, size in sizes.items())
+
+
 def _values(sampling: dict[str, float]) -> str:
     return ", ".join(f"{name} {value:g}" for name, value in sampling.items()) or "nothing"
 
@@ -60,7 +64,12 @@ def _lines(found: dict[str, Any]) -> list[tuple[str, str]]:
         ("layers", f"{config['layers']} of width {config['dim']:,}, feed-forward {config['ffn_dim']:,}"),
         ("attention", f"{config['heads']} heads of {config['head_dim']}, {config['kv_heads']} for keys and values"),
         ("rotary", f"base {config['rope_theta']:,.0f}, scaling {config['rope_scaling'] or 'none'}"),
-        ("context", f"{config['context']:,} tokens, {human(found['kv_bytes_per_token'])} of 16-bit cache each"),
+        ("context", f"{config['context']:,} tokens"),
+        (
+            "cache",
+            f"bytes a token with --kv-cache {_caches(found['kv_bytes_per_token'])}; the whole context in f16 "
+            f"{human(config['context'] * found['kv_bytes_per_token']['f16'])}",
+        ),
         ("parameters", f"{found['parameters']:,}{', output tied to embedding' if config['tied'] else ''}"),
         ("weights", f"{human(found['weight_bytes'])} ({formats})"),
         ("tokenizer", words),

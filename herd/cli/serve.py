@@ -16,7 +16,7 @@ from typing import Any
 
 import click
 
-from herd.cli.common import CACHE_HELP, CACHE_SIZE_HELP, DRAFT_HELP, PATH, open_model, open_tools, size
+from herd.cli.common import CACHE_HELP, CACHE_SIZE_HELP, DRAFT_HELP, KV_CACHE_HELP, PATH, open_model, open_tools, size
 from herd.config import read
 from herd.errors import MissingDependencyError
 from herd.serve.settings import ServeSettings
@@ -66,7 +66,7 @@ _OPTIONS = (
     click.option("--cache-size", callback=size, metavar="SIZE", help=CACHE_SIZE_HELP),
     _option("--safety", "A policy of the Shield: annotate, block, off, or a TOML file."),
     click.option("--no-safety", "safety", flag_value="off", default=None, help="No Shield: the same as --safety off."),
-    _option("--kv-cache", "Numbers in the key-value cache: f16, or int8 in half the memory."),
+    _option("--kv-cache", KV_CACHE_HELP),
 )  # fmt: skip
 
 

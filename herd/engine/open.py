@@ -31,7 +31,7 @@ def open_backend(
     isa: str | None = None,
 ) -> Backend:
     """A backend with the model loaded; `cache_tokens` is the size of the key-value cache (default: the context, at
-    most 8,192), `kv_cache` its number format: f16 or int8, the native backend's choice, `isa` the instruction
+    most 8,192), `kv_cache` its number format: f32, f16 (default), int8 or int4, the native backend's choice, `isa` the instruction
     set it uses (default: the best). MissingDependencyError says what to install.
     """
     if backend not in BACKENDS:

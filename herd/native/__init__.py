@@ -49,8 +49,8 @@ def converted_formats(checkpoint: Checkpoint) -> set[str]:
 
 
 def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv_cache: str = "f16") -> _native.Decoder:
-    """A decoder with a checkpoint's weights packed; `blocks` is the size of its cache, `kv_cache` that of a number in it (f16 or
-    int8), `isa` "" for the best.
+    """A decoder with a checkpoint's weights packed; `blocks` is the size of its cache, `kv_cache` that of a number in it (f32, f16,
+    int8 or int4), `isa` "" for the best.
 
     Raises ConfigError for a shape or an instruction set it cannot run.
     """
@@ -65,7 +65,7 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
             layers=config.layers, dim=config.dim, ffn_dim=config.ffn_dim, heads=config.heads, kv_heads=config.kv_heads,
             head_dim=config.head_dim, vocab=config.vocab, norm_eps=config.norm_eps, frequencies=frequencies(config.head_dim, config.rope_theta, scaling),
             rope_gain=1.0 if scaling is None else scaling.gain,
-            threads=threads, blocks=blocks, isa=isa, int8_cache=kv_cache == "int8",
+            threads=threads, blocks=blocks, isa=isa, kv_cache=kv_cache,
         )  # fmt: skip
         for name, tensor in _with_output(checkpoint):
             _add(decoder, name, tensor)

@@ -98,7 +98,7 @@ class Decoder:
     embedding: memoryview
     def __init__(
         self, *, layers: int, dim: int, ffn_dim: int, heads: int, kv_heads: int, head_dim: int, vocab: int,
-        norm_eps: float, frequencies: Sequence[float], rope_gain: float, threads: int, blocks: int, isa: str, int8_cache: bool,
+        norm_eps: float, frequencies: Sequence[float], rope_gain: float, threads: int, blocks: int, isa: str, kv_cache: str,
     ) -> None: ...  # fmt: skip
     def add(
         self, name: str, format: int, rows: int, columns: int, raw: memoryview, scale: array[float] | None, mapped: bool

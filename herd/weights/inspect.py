@@ -7,7 +7,7 @@ from typing import Any
 from herd.errors import FormatError
 from herd.family import SHAPES
 from herd.weights.checkpoint import Checkpoint
-from herd.weights.memory import advice, need
+from herd.weights.memory import CACHES, advice, cache_bytes_per_token, need
 from herd.weights.presets import preset_for
 
 
@@ -26,7 +26,7 @@ def inspect(checkpoint: Checkpoint) -> dict[str, Any]:
         "config": {field: _plain(getattr(config, field)) for field in config.__dataclass_fields__},
         "parameters": config.parameters,
         "weight_bytes": checkpoint.weight_bytes,
-        "kv_bytes_per_token": config.kv_bytes_per_token(),
+        "kv_bytes_per_token": {kind: cache_bytes_per_token(config, kind) for kind in CACHES},
         "flops_per_token": config.flops_per_token(1),
         "formats": {fmt: {"tensors": counts[fmt], "bytes": sizes[fmt]} for fmt in counts},
         "tokenizer": _tokenizer(checkpoint),

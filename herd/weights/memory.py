@@ -4,11 +4,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from herd.family import ModelConfig
 from herd.quant.formats import weight_bytes
 from herd.weights.checkpoint import Checkpoint, StoredTensor
 
-CACHES = {"f16": 2.0, "int8": 1.0}
-"""Number formats of the key-value cache, and bytes of an element (int8 has 4 more bytes a vector, its scale)."""
+CACHES = {"f32": 4.0, "f16": 2.0, "int8": 1.0, "int4": 0.5}
+"""Number formats of the key-value cache, and bytes of an element; the integers have 4 more bytes a vector, its scale."""
 
 _PACKED_BITS = {
     "Q4_K": 5.0,
@@ -43,8 +44,13 @@ def need(checkpoint: Checkpoint, kv_cache: str = "f16") -> Need:
     config = checkpoint.config
     unpacked = () if config.tied else ("tok_embeddings.weight",)  # looked up in the file
     weights = sum(_packed(tensor) for name, tensor in checkpoint.tensors.items() if name not in unpacked)
-    scales = 2 * config.layers * config.kv_heads * 4 if kv_cache == "int8" else 0
-    return Need(weights, config.kv_bytes_per_token(CACHES[kv_cache]) + scales, free_memory())
+    return Need(weights, cache_bytes_per_token(config, kv_cache), free_memory())
+
+
+def cache_bytes_per_token(config: ModelConfig, kv_cache: str) -> int:
+    """Bytes of a token's keys and values in a cache of this format: 2 * layers * kv_heads * (head_dim * bytes + scale)."""
+    scales = 2 * config.layers * config.kv_heads * 4 if kv_cache.startswith("int") else 0
+    return config.kv_bytes_per_token(CACHES[kv_cache]) + scales
 
 
 def advice(checkpoint: Checkpoint, found: Need) -> str:

@@ -41,7 +41,7 @@ def files(folder):
     return sorted(folder.rglob("*.kv"))
 
 
-@pytest.mark.parametrize("kv_cache", ["f16", "int8"])
+@pytest.mark.parametrize("kv_cache", ["f32", "f16", "int8", "int4"])
 def test_a_restart_finds_what_was_computed(model, tmp_path, kv_cache):
     prompts = PROMPT, [*PROMPT[:200], 1, 2, 3], [9, *PROMPT]
     plain, _ = ask(model, None, *prompts, kv_cache=kv_cache)

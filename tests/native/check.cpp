@@ -115,12 +115,12 @@ int main(int arguments, char** argument) {
     if (!choose_kernels(isa) || (arguments > 1 && std::string(argument[1]) != isa)) continue;
     for (const Format& f : FORMATS) {
       std::vector<int> expected;
-      for (int run = 0; run < 4; run++) {  // the last with a cache of bytes
+      for (int run = 0; run < 6; run++) {  // the last with other caches
         int threads = run % 3 + 1;
-        bool int8 = run == 3;
+        const CacheKind kind = run < 3 ? CacheKind::F16 : run == 3 ? CacheKind::INT8 : run == 4 ? CacheKind::INT4 : CacheKind::F32;
         std::mt19937 rng(7);
         Shape shape{2, 256, 256, 4, 2, 32, 50, 1e-5f, std::vector<float>(16, 0.01f), 1.0f};
-        Decoder decoder(shape, threads, 64, isa, int8);
+        Decoder decoder(shape, threads, 64, isa, kind);
         std::vector<std::vector<uint8_t>> kept;
         auto add = [&](const std::string& name, int rows, int columns, const Format& format) {
           kept.push_back(random_matrix(format, rows, columns, rng));
@@ -154,7 +154,7 @@ int main(int arguments, char** argument) {
             return 1;
           }
         if (expected.empty()) expected = batch;
-        if (expected != batch && !int8) {
+        if (expected != batch && kind == CacheKind::F16) {
           std::printf("%s format %d: %d threads differ\n", isa, f.id, threads);
           return 1;
         }

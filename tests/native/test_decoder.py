@@ -156,7 +156,9 @@ def test_results_do_not_depend_on_batch_blocks_chunks_or_threads(data):
     """Bit for bit: whatever is computed beside a sequence, in which blocks, in which chunks, on how many threads."""
     prompts = data.draw(st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=200), min_size=1, max_size=5))
     order = data.draw(st.permutations(range(100)))
-    kinds = data.draw(st.sampled_from([("Q4_1", "f16"), ("Q4_1", "int8"), ("F16", "f16")]))
+    kinds = data.draw(
+        st.sampled_from([("Q4_1", "f16"), ("Q4_1", "int8"), ("Q4_1", "int4"), ("F16", "f16"), ("F16", "f32")])
+    )
     alone_backend, backend = _pair(data.draw(st.sampled_from([1, 2, 3])), *kinds)
     expected = []
     for prompt in prompts:
@@ -190,14 +192,24 @@ def _pair(threads: int, fmt: str, kv_cache: str) -> tuple[NativeBackend, NativeB
     return alone, together
 
 
-def test_a_cache_of_bytes_costs_little():
+@pytest.mark.parametrize("isa", native.instruction_sets())
+def test_smaller_caches_cost_little(isa):
     checkpoint = random_checkpoint(small())
-    exact, small_cache = (
-        log_probabilities(NativeBackend(checkpoint, threads=2, kv_cache=kv), TOKENS) for kv in ("f16", "int8")
+    exact, *others = (
+        log_probabilities(NativeBackend(checkpoint, threads=2, kv_cache=kv, isa=isa), TOKENS)
+        for kv in ("f32", "f16", "int8", "int4")
     )
-    assert 0 < np.abs(exact - small_cache).mean() < 0.01
-    with pytest.raises(ConfigError, match="f16, int8"):
+    half, eight, four = (np.abs(exact - other).mean() for other in others)
+    assert 0 < half < 0.001
+    assert half < eight < 0.01
+    assert eight < four < 0.3
+    with pytest.raises(ConfigError, match="f32, f16, int8, int4"):
         NativeBackend(checkpoint, kv_cache="q3")
+
+
+def test_a_cache_of_four_bits_needs_whole_bytes():
+    with pytest.raises(ConfigError, match="head_dim that 32 divides"):
+        NativeBackend(random_checkpoint(dataclasses.replace(small(), head_dim=48)), kv_cache="int4")
 
 
 @settings(max_examples=150, deadline=None)

@@ -137,24 +137,13 @@ void attend_piece(const Piece& piece, const Slots<T, SCALED>& slots, const T* co
   });
 }
 
+// With the blocks of a piece in place.
 template <class T, bool SCALED>
-void attend_as(const Piece& piece) {
-  Slots<T, SCALED> slots;
+void attend_slots(const Piece& piece, const Slots<T, SCALED>& slots, const T* const* next) {
   int blocks = (piece.end - piece.first + BLOCK - 1) / BLOCK;
   size_t numbers = size_t(piece.head_dim) * BLOCK;
-  for (int b = 0; b < blocks; b++) {
-    const uint8_t* block = piece.cache + block_at(piece.table[piece.first / BLOCK + b], piece.block_bytes, piece.slab_bytes);
-    slots.keys[b] = reinterpret_cast<const T*>(block);
-    slots.values[b] = slots.keys[b] + numbers;
-    slots.scales[b] = reinterpret_cast<const float*>(slots.values[b] + numbers);
-  }
   float* weights = piece.scratch;
-  if (piece.queries < 12) {
-    const T* next[SLOTS];
-    for (int b = 0; b < blocks; b++)
-      next[b] = b < piece.next_blocks ? reinterpret_cast<const T*>(piece.next + block_at(piece.next_table[b], piece.block_bytes, piece.slab_bytes)) : slots.values[b];
-    return attend_piece(piece, slots, next, weights);
-  }
+  if (piece.queries < 12) return attend_piece(piece, slots, next, weights);
   Slots<float, SCALED> wide;
   float* to = weights + size_t(piece.queries) * SPLIT;
   for (int b = 0; b < blocks; b++, to += 2 * numbers) {
@@ -166,8 +155,52 @@ void attend_as(const Piece& piece) {
   attend_piece(piece, wide, wide.values, weights);
 }
 
+template <class T, bool SCALED>
+void attend_as(const Piece& piece) {
+  Slots<T, SCALED> slots;
+  const T* next[SLOTS];
+  int blocks = (piece.end - piece.first + BLOCK - 1) / BLOCK;
+  size_t numbers = size_t(piece.head_dim) * BLOCK;
+  for (int b = 0; b < blocks; b++) {
+    const uint8_t* block = piece.cache + block_at(piece.table[piece.first / BLOCK + b], piece.block_bytes, piece.slab_bytes);
+    slots.keys[b] = reinterpret_cast<const T*>(block);
+    slots.values[b] = slots.keys[b] + numbers;
+    slots.scales[b] = reinterpret_cast<const float*>(slots.values[b] + numbers);
+    next[b] = b < piece.next_blocks ? reinterpret_cast<const T*>(piece.next + block_at(piece.next_table[b], piece.block_bytes, piece.slab_bytes)) : slots.values[b];
+  }
+  attend_slots(piece, slots, next);
+}
+
+// Nibbles become bytes first, which stay in the first-level cache: a quarter of what the products take.
+void attend_nibbles(const Piece& piece) {
+  Slots<int8_t, true> slots;
+  int blocks = (piece.end - piece.first + BLOCK - 1) / BLOCK;
+  size_t numbers = size_t(piece.head_dim) * BLOCK;
+  int8_t* bytes = reinterpret_cast<int8_t*>(piece.scratch + size_t(piece.queries) * SPLIT + size_t(SPLIT) * size_t(piece.head_dim) * 2);
+  for (int b = 0; b < blocks; b++, bytes += 2 * numbers) {
+    const uint8_t* block = piece.cache + block_at(piece.table[piece.first / BLOCK + b], piece.block_bytes, piece.slab_bytes);
+    const uint8_t* next = b < piece.next_blocks ? piece.next + block_at(piece.next_table[b], piece.block_bytes, piece.slab_bytes) : block;
+    for (size_t at = 0; at < numbers; at += 16) {
+      if (at % 64 == 0) fetch(next + at, 1);
+      for (int i = 0; i < 16; i++) {
+        bytes[2 * at + size_t(i)] = int8_t((block[at + size_t(i)] & 15) - 8);
+        bytes[2 * at + size_t(i) + 16] = int8_t((block[at + size_t(i)] >> 4) - 8);
+      }
+    }
+    slots.keys[b] = bytes;
+    slots.values[b] = bytes + numbers;
+    slots.scales[b] = reinterpret_cast<const float*>(block + numbers);
+  }
+  attend_slots(piece, slots, slots.values);
+}
+
 void attend(const Piece& piece) {
-  piece.int8 ? attend_as<int8_t, true>(piece) : attend_as<uint16_t, false>(piece);
+  switch (piece.kind) {
+    case CacheKind::F32: return attend_as<float, false>(piece);
+    case CacheKind::F16: return attend_as<uint16_t, false>(piece);
+    case CacheKind::INT8: return attend_as<int8_t, true>(piece);
+    case CacheKind::INT4: return attend_nibbles(piece);
+  }
 }
 
 }  // namespace

@@ -107,6 +107,13 @@ std::vector<StepResult> step(Decoder& decoder, nb::list rows) {
   return results;
 }
 
+CacheKind cache_kind(const std::string& name) {
+  const char* names[] = {"f32", "f16", "int8", "int4"};
+  for (int i = 0; i < 4; i++)
+    if (name == names[i]) return CacheKind(i);
+  throw nb::value_error("a cache of this kind does not exist");
+}
+
 nb::tuple top_of(const Score& score) {
   nb::list top;
   for (size_t i = 0; i < score.tokens.size(); i++) top.append(nb::make_tuple(score.tokens[i], score.logprobs[i]));
@@ -140,12 +147,12 @@ NB_MODULE(_native, m) {
   nb::class_<Decoder>(m, "Decoder", nb::dynamic_attr())
       .def("__init__",
            [](Decoder* self, int layers, int dim, int ffn_dim, int heads, int kv_heads, int head_dim, int vocab, float norm_eps,
-              std::vector<float> frequencies, float rope_gain, int threads, int blocks, const std::string& isa, bool int8_cache) {
+              std::vector<float> frequencies, float rope_gain, int threads, int blocks, const std::string& isa, const std::string& kv_cache) {
              Shape shape{layers, dim, ffn_dim, heads, kv_heads, head_dim, vocab, norm_eps, std::move(frequencies), rope_gain};
-             new (self) Decoder(std::move(shape), threads, blocks, isa.c_str(), int8_cache);
+             new (self) Decoder(std::move(shape), threads, blocks, isa.c_str(), cache_kind(kv_cache));
            },
            nb::kw_only(), "layers"_a, "dim"_a, "ffn_dim"_a, "heads"_a, "kv_heads"_a, "head_dim"_a, "vocab"_a, "norm_eps"_a,
-           "frequencies"_a, "rope_gain"_a, "threads"_a, "blocks"_a, "isa"_a, "int8_cache"_a)
+           "frequencies"_a, "rope_gain"_a, "threads"_a, "blocks"_a, "isa"_a, "kv_cache"_a)
       .def("add",
            [](Decoder& self, const std::string& name, int format, int rows, int columns, Array<uint8_t> raw,
               nb::object scale, bool mapped) {

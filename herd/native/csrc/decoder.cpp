@@ -68,13 +68,15 @@ void Arena::give(uint8_t* data, size_t bytes) {
   given_.push_back({data, (bytes + 63) / 64 * 64});
 }
 
-Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache)
-    : shape_(std::move(shape)), k_(choose_kernels(isa)), int8_cache_(int8_cache), blocks_(blocks) {
+Decoder::Decoder(Shape shape, int threads, int blocks, const char* isa, CacheKind kind)
+    : shape_(std::move(shape)), k_(choose_kernels(isa)), kind_(kind), blocks_(blocks) {
   if (!k_) throw std::invalid_argument(std::string("this processor or build has no instruction set ") + isa);
   if (shape_.head_dim % 16) throw std::invalid_argument("head_dim is not a multiple of 16; use --backend torch");
+  if (kind_ == CacheKind::INT4 && shape_.head_dim % 32) throw std::invalid_argument("a cache of int4 needs a head_dim that 32 divides; use int8");
   pool_ = std::make_unique<Pool>(threads);
   layers_ = std::vector<Layer>(size_t(shape_.layers));
-  block_bytes_ = size_t(shape_.kv_heads) * head_bytes(shape_.head_dim, int8_cache);
+  block_bytes_ = size_t(shape_.kv_heads) * head_bytes(shape_.head_dim, kind_);
+  turned_ = kind_ == CacheKind::INT4 && !(shape_.head_dim & (shape_.head_dim - 1));
   layer_bytes_ = block_bytes_ * SLAB;
   slab_bytes_ = layer_bytes_ * size_t(shape_.layers);
   cache_ = Memory(slab_bytes_ * size_t((blocks + SLAB - 1) / SLAB));

@@ -109,7 +109,7 @@ struct StepResult {
 
 class Decoder {
  public:
-  Decoder(Shape shape, int threads, int blocks, const char* isa, bool int8_cache = false);
+  Decoder(Shape shape, int threads, int blocks, const char* isa, CacheKind kind = CacheKind::F16);
   ~Decoder();
   // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows]. One that is
   // there is replaced, in its place if it has the same size; not while a step is computed. `mapped`: `raw` lies in a mapped file
@@ -154,8 +154,10 @@ class Decoder {
   void choose_tokens(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void attend(int thread, const Task& task, const std::vector<StepRow>& rows, const uint8_t* cache);
   void attention_output(int token, float* out) const;
+  void fold_splits(int token, float* out) const;
   void store(Projection which, int token, int first, const float* values, uint8_t* cache);
-  void store_int8(int token, int head, uint8_t* cache) const;
+  void turn_queries(int token);
+  void store_scaled(int token, int head, uint8_t* cache);
   void report(const StepRow& row, int index, const float* logits, StepResult& result, Scratch& scratch) const;
   template <class F>
   void parallel_for(int thread, int count, F&& work);
@@ -177,7 +179,9 @@ class Decoder {
   std::vector<float> norm_;
   Arena arena_;
   Memory cache_;
-  bool int8_cache_, has_integers_ = false, has_pairs_ = false;
+  CacheKind kind_;
+  bool turned_ = false;  // keys and values are turned by a Hadamard matrix
+  bool has_integers_ = false, has_pairs_ = false;
   size_t layer_bytes_ = 0, block_bytes_ = 0, slab_bytes_ = 0;  // layer_bytes_: of a layer's part of a slab
   int blocks_;
 

@@ -25,7 +25,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   size_t t = size_t(total_);
   residual_.resize(t * size_t(padded(s.dim)));
   queries_.resize(t * size_t(s.heads * s.head_dim));
-  if (int8_cache_) new_kv_.resize(t * size_t(s.kv_heads * s.head_dim * 2));
+  if (has_scales(kind_)) new_kv_.resize(t * size_t(s.kv_heads * s.head_dim * 2));
   gated_.resize(t * size_t(padded(s.ffn)));
   rope_.resize(t * size_t(s.head_dim));
   position_.resize(t);
@@ -191,8 +191,11 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
     for (int t = 0; t < total_; t++) store(Projection(which), t, tile * TILE, out + t * TILE, cache);
   });
   wait(thread, &l.wo.matrix);
-  if (int8_cache_) {
-    parallel_for(thread, total_ * s.kv_heads, [&](int i) { store_int8(i / s.kv_heads, i % s.kv_heads, cache); });
+  if (has_scales(kind_)) {
+    parallel_for(thread, total_ * s.kv_heads, [&](int i) {
+      if (turned_ && i % s.kv_heads == 0) turn_queries(i / s.kv_heads);
+      store_scaled(i / s.kv_heads, i % s.kv_heads, cache);
+    });
     wait(thread, &l.wo.matrix);
   }
 

@@ -51,7 +51,7 @@ struct Piece {
   const int* table;             // blocks of the sequence
   const uint8_t* cache;         // this layer's and head's part of block 0
   size_t block_bytes, slab_bytes;  // see block_at
-  bool int8;                    // the cache holds bytes with scales, not halves
+  CacheKind kind;               // what the cache holds
   float scale;
   float* out;                   // [queries][head_dim + 2]: weighted values, their largest score, the sum of weights
   float* scratch;               // at least scratch_floats(queries, head_dim)
@@ -82,7 +82,7 @@ struct Kernels {
 };
 
 HERD_INLINE size_t scratch_floats(int queries, int head_dim) {
-  return size_t(queries) * SPLIT + size_t(SPLIT) * head_dim * 2 + 64;
+  return size_t(queries) * SPLIT + size_t(SPLIT) * head_dim * 2 + size_t(SPLIT) * head_dim / 2 + 64;  // weights, floats, bytes of nibbles
 }
 
 const Kernels& kernels_portable();

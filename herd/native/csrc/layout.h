@@ -94,15 +94,25 @@ HERD_INLINE int act_stride(int columns) { return (columns + ACT_BLOCK - 1) / ACT
 //   cache   slab 0 | slab 1 | ...
 //   slab    layer 0: SLAB blocks | layer 1: SLAB blocks | ...
 //   block   key-value head 0 | head 1 | ...
-//   head    keys [head_dim][BLOCK] | values [BLOCK][head_dim]   as halves
-//           and with bytes: | BLOCK scales of keys | BLOCK scales of values   as floats
+//   head    keys [head_dim][BLOCK] | values [BLOCK][head_dim]   as floats or halves
+//           and with bytes or nibbles: | BLOCK scales of keys | BLOCK scales of values   as floats
 //
-// Keys are transposed so that the scores of sixteen positions come out at once.
+// Keys are transposed so that the scores of sixteen positions come out at once. A byte of nibbles holds numbers n (low) and n + 16 (high)
+// of 32, each plus 8; where a vector's length is a power of two it is turned by a Hadamard matrix first (see attend.cpp).
 constexpr int SLAB = 16;
+enum class CacheKind : int { F32, F16, INT8, INT4 };
 
-HERD_INLINE size_t head_bytes(int head_dim, bool int8) {
-  size_t numbers = size_t(head_dim) * BLOCK * 2;
-  return int8 ? numbers + 2 * BLOCK * sizeof(float) : numbers * 2;
+HERD_INLINE bool has_scales(CacheKind kind) { return kind == CacheKind::INT8 || kind == CacheKind::INT4; }
+
+HERD_INLINE size_t head_bytes(int head_dim, CacheKind kind) {
+  size_t numbers = size_t(head_dim) * BLOCK * 2, scales = 2 * BLOCK * sizeof(float);
+  switch (kind) {
+    case CacheKind::F32: return numbers * 4;
+    case CacheKind::F16: return numbers * 2;
+    case CacheKind::INT8: return numbers + scales;
+    case CacheKind::INT4: break;
+  }
+  return numbers / 2 + scales;
 }
 
 // Where a block's part of a layer begins, from the layer's part of slab 0.
