@@ -1,4 +1,7 @@
-"""The server as a Ray Serve deployment, for many machines: `serve run herd.serve.ray:app model=/path/model.gguf replicas=2`."""
+"""The server as a Ray Serve deployment, for many machines: `serve run herd.serve.ray:app model=/path/model.gguf replicas=2`.
+
+`safety` is a policy's name or file, as for `herd serve`; off is none.
+"""
 
 from pathlib import Path
 from typing import Any
@@ -12,18 +15,26 @@ def app(arguments: dict[str, str]) -> Any:
 
     def build() -> Any:
         from herd.engine.open import open_engine
+        from herd.safety.policy import read_policy
         from herd.serve.app import create_app
         from herd.serve.gate import GateSettings
         from herd.serve.served import Served
+        from herd.serve.start import open_shield
         from herd.weights.open import open_checkpoint
         from herd.weights.presets import preset_for
 
         checkpoint = open_checkpoint(Path(arguments["model"]))
+        name = arguments.get("safety", "annotate")
+        policy = None if name == "off" else read_policy(name)
 
         def load(metrics: Any) -> Served:
             chat = checkpoint.chat_format()
             engine = open_engine(checkpoint, threads=threads)
-            return Served(Path(arguments["model"]).stem, engine, chat, preset_for(checkpoint), metrics)
+            guard = None
+            if policy is not None and policy.uses("llama_guard"):
+                guard = open_checkpoint(Path(policy.llama_guard.model))
+            shield = None if policy is None else open_shield(policy, guard, metrics)
+            return Served(Path(arguments["model"]).stem, engine, chat, preset_for(checkpoint), metrics, shield=shield)
 
         return create_app(load, GateSettings(loopback=False), ready_first=True)
 

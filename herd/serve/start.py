@@ -72,7 +72,7 @@ def start(
         root_path=settings.root_path,
     )  # fmt: skip
     app = create_app(
-        lambda metrics: _load(settings, checkpoint, draft, box, metrics, None if policy is None else _shield(policy, guard, metrics)), gate, keys=keys,
+        lambda metrics: _load(settings, checkpoint, draft, box, metrics, None if policy is None else open_shield(policy, guard, metrics)), gate, keys=keys,
         log=None if settings.log is None else Path(settings.log), metrics=Metrics(metrics_folder),
         ready_first=inherited is not None, on_ready=ready, on_failure=_failed,
     )  # fmt: skip
@@ -111,7 +111,7 @@ def _load(
     return served
 
 
-def _shield(policy: Policy, guard: Checkpoint | None, metrics: Metrics) -> Shield:
+def open_shield(policy: Policy, guard: Checkpoint | None, metrics: Metrics) -> Shield:
     """The Shield of a policy, with the engine of its Llama Guard checkpoint."""
     if guard is None:
         return Shield(policy, say=_say, on_fired=metrics.fired)
