@@ -6,7 +6,7 @@ MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: chat wheel life eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals peer-codeshield soak docs clean
+.PHONY: chat wheel life eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals peer-codeshield soak docs site clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
@@ -76,6 +76,10 @@ soak: $(VENV)/.dev
 docs: $(VENV)/.dev
 	$(BIN)/python docs/check.py
 
+# The documents as a site, in build/site
+site: $(VENV)/.site
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 $(VENV)/bin/python:
 	@command -v $${CXX:-c++} >/dev/null || { echo "herd: no C++ compiler found; install one (Debian, Ubuntu: apt install g++; Fedora: dnf install gcc-c++; macOS: xcode-select --install) and run make again" >&2; exit 2; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "herd: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 2; }
@@ -96,6 +100,11 @@ $(VENV)/.dev: $(VENV)/bin/python $(SOURCES)
 	@echo "Installing herd and what its tests need (once) ..." >&2
 	@$(BIN)/python $(PIP) -e '.[dev]' >&2
 	@touch $(VENV)/.chat $(VENV)/.serve $@
+
+$(VENV)/.site: $(VENV)/bin/python $(SOURCES)
+	@echo "Installing what makes the site (once) ..." >&2
+	@$(BIN)/python $(PIP) -e '.[site]' >&2
+	@touch $(VENV)/.chat $@
 
 # Measured is the package as pip installs it, in an environment of its own: import hooks of linked packages cost 0.04 s a start.
 $(VENV)/bench/.ready: $(VENV)/bin/python $(SOURCES) $(shell find herd -name '*.py')
