@@ -67,6 +67,7 @@ def test_the_site_is_whole_and_asks_no_other_host(tmp_path):
     api = (tmp_path / "reference" / "api.html").read_text()
     assert 'id="herd.engine.open.open_engine"' in api
     assert 'id="herd.engine.engine.Engine.generate"' in api
+    assert 'id="herd.engine.request.SamplingParams.temperature"' in api
     assert (tmp_path / "repository" / "deploy" / "kubernetes.yaml").read_bytes() == (
         ROOT / "deploy" / "kubernetes.yaml"
     ).read_bytes()
