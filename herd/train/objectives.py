@@ -147,6 +147,7 @@ class Distillation:
     weight: float = 1.0
     data_weight: float = 0.0
     temperature: float = 1.0
+    top: "Callable[[Batch], Top] | None" = None  # what is known of a teacher, in its place
     unit = "target tokens"
 
     def count(self, batch: Batch) -> float:
@@ -156,33 +157,85 @@ class Distillation:
     def __call__(self, model: Any, batch: Batch) -> Outcome:
         """Summed over targets."""
         kept = batch.weights.flatten().nonzero()[:, 0]
-        with torch.no_grad():
-            wanted, teaches = self.teacher(batch.tokens, mask=batch.documents, head=lambda h, w: (narrowed(h)[kept], w))
+        away = self._from(batch, kept)
 
         def head(hidden: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
             flat = narrowed(hidden)
             own = weighted_loss(flat, weight, batch.targets.flatten(), batch.weights.flatten())
-            return divergence(flat[kept], weight, wanted, teaches, self.temperature), own
+            return away(flat[kept], weight), own
 
         apart, own = model(batch.tokens, mask=batch.documents, head=head)
         sums = {"divergence": float(apart.detach()), "nll": float(own.detach())}
         return Outcome(self.weight * apart + self.data_weight * own, sums)
+
+    @torch.no_grad()
+    def _from(self, batch: Batch, kept: Tensor) -> Callable[[Tensor, Tensor], Tensor]:
+        """The divergence of a student's states and output weights from the teacher."""
+        if self.top is not None:
+            top = self.top(batch)
+            return lambda h, w: top_divergence(h, w, top, self.temperature)
+        wanted, teaches = self.teacher(batch.tokens, mask=batch.documents, head=lambda h, w: (narrowed(h)[kept], w))
+        return lambda h, w: divergence(h, w, wanted, teaches, self.temperature)
 
 
 def divergence(hidden: Tensor, weight: Tensor, wanted: Tensor, teaches: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) summed over tokens, times the temperature squared, logits made for some tokens at a time and again
     in the backward pass. hidden [n, dim], weight [vocab, dim]; the teacher's likewise.
     """
-    from torch.utils.checkpoint import checkpoint
 
     def part(h: Tensor, w: Tensor, goal: Tensor) -> Tensor:
         student = F.log_softmax(F.linear(h, w.to(h.dtype)).float() / temperature, -1)
         teacher = F.log_softmax(F.linear(goal, teaches.to(goal.dtype)).float() / temperature, -1)
         return F.kl_div(student, teacher, reduction="sum", log_target=True)
 
-    step = max(16, (32 << 20) // (4 * weight.shape[0]))
+    return _in_parts(part, hidden, weight, wanted) * temperature**2
+
+
+class Top(NamedTuple):
+    """A teacher's likeliest tokens: ids [n, k]; logprobs [n, k + 1], in nats, the last that of all other tokens together."""
+
+    ids: Tensor
+    logprobs: Tensor
+
+
+@torch.no_grad()
+def top_logprobs(hidden: Tensor, weight: Tensor, k: int, temperature: float) -> Top:
+    """The `k` likeliest tokens of each state: hidden [n, dim], weight [vocab, dim]."""
+    found = []
+    for first in range(0, hidden.shape[0], _step(weight)):
+        h = hidden[first : first + _step(weight)]
+        logits = F.linear(h, weight.to(h.dtype)).float() / temperature
+        ids = logits.topk(k).indices
+        found.append(Top(ids, _told_apart(logits, ids)))
+    return Top(*(torch.cat(parts) for parts in zip(*found, strict=True)))
+
+
+def top_divergence(hidden: Tensor, weight: Tensor, top: Top, temperature: float) -> Tensor:
+    """As `divergence`, between distributions over the teacher's top k and the rest as one: never above the whole divergence."""
+
+    def part(h: Tensor, w: Tensor, ids: Tensor, goal: Tensor) -> Tensor:
+        student = _told_apart(F.linear(h, w.to(h.dtype)).float() / temperature, ids)
+        return F.kl_div(student, goal, reduction="sum", log_target=True)
+
+    return _in_parts(part, hidden, weight, *top) * temperature**2
+
+
+def _told_apart(logits: Tensor, ids: Tensor) -> Tensor:
+    """Log-probabilities of `ids` [n, k] and of all others together, [n, k + 1], from logits [n, vocab]."""
+    rest = logits.scatter(1, ids, -torch.inf).logsumexp(1, keepdim=True)
+    return torch.cat([logits.gather(1, ids), rest], 1) - logits.logsumexp(1, keepdim=True)
+
+
+def _step(weight: Tensor) -> int:
+    return max(16, (32 << 20) // (4 * weight.shape[0]))
+
+
+def _in_parts(part: Callable[..., Tensor], hidden: Tensor, weight: Tensor, *goals: Tensor) -> Tensor:
+    """The sum of `part` over tokens, some at a time, computed again in the backward pass."""
+    from torch.utils.checkpoint import checkpoint
+
     total = torch.zeros((), device=hidden.device)
-    for first in range(0, hidden.shape[0], step):
-        span = slice(first, first + step)
-        total = total + checkpoint(part, hidden[span], weight, wanted[span], use_reentrant=False)
-    return total * temperature**2
+    for first in range(0, hidden.shape[0], _step(weight)):
+        span = slice(first, first + _step(weight))
+        total = total + checkpoint(part, hidden[span], weight, *(goal[span] for goal in goals), use_reentrant=False)
+    return total

@@ -1,6 +1,5 @@
 """A recipe -> a trainer: its model, its data, its objective, where it was."""
 
-import hashlib
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -9,7 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,16 +20,17 @@ from herd.text.train_tokenizer import train_tokenizer
 from herd.train.checkpoint import Keeper, load, newest
 from herd.train.context import gather_keys
 from herd.train.grpo import GRPO
+from herd.train.known import Known, reference_logprobs, teacher_logprobs
 from herd.train.layout import Layout
-from herd.train.lora import StoredLinear, add_adapters, keep_stored
-from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward, answer_logprobs
-from herd.train.packing import Batch, Packer, collate
+from herd.train.lora import add_adapters, keep_stored
+from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward
+from herd.train.packing import Packer
 from herd.train.recipe import Grpo, Model, Recipe, Source
 from herd.train.rewards import Worth, make_reward
 from herd.train.rollouts import Actor, Rollouts
 from herd.train.samples import Corpus, plain_texts, read_source
 from herd.train.tasks import Tasks, read_tasks
-from herd.train.trainer import Log, Trainer, in_order, make_optimizer
+from herd.train.trainer import Log, Trainer, make_optimizer
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.sidecars import read_tokenizer
 
@@ -202,7 +201,7 @@ def make_trainer(
     dtype = dtype_of(recipe.model)
     rollouts = None if recipe.objective != "grpo" else _rollouts(opened, model, dtype, log)
     objective = _objective(opened, model, find, run) if rollouts is None else _grpo(rollouts, recipe)
-    if layout.cp > 1 and isinstance(objective, Distillation):
+    if layout.cp > 1 and isinstance(objective, Distillation) and objective.teacher is not None:
         gather_keys(objective.teacher, layout.group("cp"))
     share = layout.apply(model)
     optimizer = make_optimizer(share, recipe)
@@ -258,6 +257,8 @@ def _check_layout(recipe: Recipe, layout: Layout) -> None:
         if layout.mesh is not None:
             raise ConfigError("objective grpo is computed by one process as yet; start it without torchrun")
         return
+    if layout.cp > 1 and recipe.distil is not None and recipe.distil.top_k is not None:
+        raise ConfigError("layout.cp: distil.top_k keeps whole rows; leave layout.cp at 1, or distil.top_k out")
     for degree, value in (("tp", layout.tp), ("pp", layout.pp)):
         if recipe.lora is not None and value > 1:
             raise ConfigError(
@@ -298,10 +299,14 @@ def dtype_of(model: Model) -> torch.dtype:
 
 
 def _objective(opened: Opened, model: Transformer, find: Find, run: Path | None) -> Objective:
-    recipe = opened.recipe
+    recipe, known = opened.recipe, Known(None if run is None else run.parent / ".logprobs")
     if recipe.objective == "dpo":
-        known = reference_logprobs(opened, model, run)
-        return DPO(known, recipe.preference.beta, recipe.preference.nll)
+        corpora = (opened.sources, opened.validation)
+        return DPO(
+            reference_logprobs(model, opened.config, corpora, recipe.data.length, known),
+            recipe.preference.beta,
+            recipe.preference.nll,
+        )
     if recipe.objective == "reward":
         return Reward()
     if recipe.distil is not None and recipe.objective == "distil":
@@ -310,54 +315,15 @@ def _objective(opened: Opened, model: Transformer, find: Find, run: Path | None)
             raise ConfigError(
                 f"distil.teacher has a vocabulary of {teacher.config.vocab:,}; the student's is {opened.config.vocab:,}"
             )
-        taught = from_checkpoint(teacher.config, teacher.tensors, torch.float32).requires_grad_(False)
         settings = recipe.distil
-        return Distillation(taught, settings.weight, settings.data_weight, settings.temperature)
+        if settings.top_k is not None and settings.top_k >= teacher.config.vocab:
+            raise ConfigError(
+                f"distil.top_k is {settings.top_k}; the vocabulary is {teacher.config.vocab:,}: leave it out"
+            )
+        weights = (settings.weight, settings.data_weight, settings.temperature)
+        if settings.top_k is not None:
+            return Distillation(None, *weights, teacher_logprobs(teacher, settings.top_k, settings.temperature, known))
+        return Distillation(
+            from_checkpoint(teacher.config, teacher.tensors, torch.float32).requires_grad_(False), *weights
+        )
     return NextToken()
-
-
-@torch.no_grad()
-def reference_logprobs(opened: Opened, model: Transformer, run: Path | None) -> Callable[[Batch], Tensor]:
-    """The frozen model's log-probability of every answer, computed once and kept in the run by what it was computed from."""
-    corpora = [*opened.sources, *opened.validation]
-    digest = hashlib.sha256(repr((opened.config, opened.recipe.data.length)).encode())
-    for array in [a for c in corpora for a in (c.ids, c.offsets, c.mask)]:
-        digest.update(np.ascontiguousarray(array).data if array is not None else b"all")
-    for parameter in model.parameters():
-        digest.update(parameter.detach().numpy().data)
-    for module in model.modules():
-        if isinstance(module, StoredLinear):
-            digest.update(module.stored.raw())
-    path = None if run is None else run / f"reference-{digest.hexdigest()[:16]}.npy"
-    if path is not None and path.exists():
-        flat = np.load(path)
-    else:
-        found = []
-        model.eval()
-        for i, corpus in enumerate(corpora):
-            for rows in in_order(corpus, i, opened.recipe.data.length):
-                batch = collate(corpora, rows, opened.recipe.data.length)
-                found.append(answer_logprobs(model, batch)[batch.owner >= 0].numpy())
-        flat = np.concatenate(found)
-        if path is not None:
-            from herd.atomic import atomic_file
-
-            with atomic_file(path) as temporary, temporary.open("wb") as file:
-                np.save(file, flat)
-    counts = [len(corpus.offsets) - 1 for corpus in corpora]
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    of_training = len(opened.sources)
-
-    def reference(batch: Batch) -> Tensor:
-        # validation batches number their sources from 0 again
-        shift = 0 if torch.is_grad_enabled() else of_training
-        values = torch.zeros(len(batch.owner))
-        known = [
-            flat[starts[piece.source + shift] + d]
-            for piece in batch.pieces
-            for d in range(*corpora[piece.source + shift].groups[piece.sample : piece.sample + 2])
-        ]
-        values[batch.owner >= 0] = torch.tensor(np.array(known, np.float32))
-        return values
-
-    return reference

@@ -126,9 +126,13 @@ class Preference(Section, frozen=True, kw_only=True):
 
 
 class Distil(Section, frozen=True, kw_only=True):
-    """Learn from a `teacher` (a checkpoint with the same vocabulary): `weight` of its divergence beside the data's own loss."""
+    """Learn from a `teacher` (a checkpoint with the same vocabulary): `weight` of its divergence beside the data's own loss.
+
+    `top_k`: only its likeliest tokens are told apart, and what it says is kept on the disk for the next run; None: all, computed anew.
+    """
 
     teacher: str
+    top_k: int | None = None
     weight: float = 1.0
     data_weight: float = 0.0
     temperature: float = 1.0
@@ -288,6 +292,8 @@ class Recipe(Section, frozen=True, kw_only=True):
             )
         if self.objective == "distil" and self.distil is None:
             raise ConfigError("distil.teacher is missing; name the checkpoint to learn from")
+        if self.distil is not None and self.distil.top_k is not None and self.distil.top_k < 1:
+            raise ConfigError(f"distil.top_k is {self.distil.top_k}; expected 1 or more, or leave it out")
         if self.objective == "grpo":
             self._check_grpo()
         if self.lora is not None and self.model.start is None:
