@@ -125,6 +125,7 @@ class Lines:
         event = values["event"]
         if event == "start":
             self._steps, self._first, self._began = values["steps"], values["step"], time.monotonic()
+            self._reward = ""
             print(f"{values['steps']} steps in {values['dtype']}", file=sys.stderr)
         elif event == "source":
             dropped = f", {values['dropped']:,} too long and left out" if values["dropped"] else ""

@@ -113,6 +113,7 @@ KINDS: dict[str, Kind] = {
     "quantize": Kind(Quantize, make_quantized, model=True),
     "evals": Kind(measure.Evals, measure.evaluate_stages),
     "arena": Kind(measure.Arena, measure.judge_stages),
+    "redteam": Kind(measure.RedTeam, measure.attack_stages),
     "package": Kind(package.Package, package.make, model=True),
 }
 

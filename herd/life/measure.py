@@ -1,4 +1,4 @@
-"""Stages that measure: evaluation of several models on the same items, and an arena in which they meet."""
+"""Stages that measure: evaluation of several models on the same items, an arena in which they meet, and a red team that attacks them."""
 
 import asyncio
 import itertools
@@ -8,11 +8,14 @@ from typing import Any, Literal
 
 import msgspec
 
+from herd import __version__
 from herd.arena.contestants import open_contestants
 from herd.arena.judge import Judge, Judged, Verdict, judge_all, model_judge, rule_judge
 from herd.arena.replies import Prompt, Replies, read_prompts
 from herd.arena.standings import standings
 from herd.arena.votes import Votes
+from herd.engine.agent import Agent
+from herd.engine.open import open_engine
 from herd.errors import ConfigError
 from herd.evals.compare import compared
 from herd.evals.run import Settings, evaluate, start
@@ -21,6 +24,13 @@ from herd.evals.target import engine_target
 from herd.evals.task import choose
 from herd.life.recipe import Stage
 from herd.life.work import Work
+from herd.safety.policy import read_policy
+from herd.safety.redteam import attacks
+from herd.safety.redteam.report import write
+from herd.safety.redteam.run import attack
+from herd.safety.redteam.run import start as start_attack
+from herd.safety.redteam.target import Local
+from herd.safety.shield import Shield
 from herd.text.messages import Message
 
 
@@ -53,6 +63,16 @@ class Arena(msgspec.Struct, frozen=True, kw_only=True):
         if len(self.models) < 2:
             raise ConfigError(f"models: {len(self.models)}; expected two or more")
         return self
+
+
+class RedTeam(msgspec.Struct, frozen=True, kw_only=True):
+    """The first `cases` attacks and the ordinary questions in `languages` on each of `models`, without and with a Shield of `policy`."""
+
+    models: tuple[str, ...]
+    policy: str = "block"
+    languages: tuple[str, ...] = ("en",)
+    cases: int = 100
+    max_tokens: int = 64
 
 
 def name_of(place: str, work: Work) -> str:
@@ -135,3 +155,32 @@ def _reward_judge(place: str, work: Work) -> Judge:
         return "both good" if a == b else ("left" if a > b else "right")
 
     return judge
+
+
+def attack_stages(stage: Stage, settings: RedTeam, work: Work) -> dict[str, Any]:
+    """How often attacks on each model succeed, without and with the Shield."""
+    found: dict[str, Any] = {}
+    commands = []
+    asked = {"languages": settings.languages, "max_tokens": settings.max_tokens}
+    with Shield(read_policy(settings.policy)) as shield:
+        wanted = attacks.cases(settings.languages, score=shield.looks)[: settings.cases]
+        for place in settings.models:
+            name, checkpoint = name_of(place, work), work.find(place)
+            run = start_attack(stage.made / name, {"target": place, **asked}, shield.policy, version=__version__, command=["herd", "run"])  # fmt: skip
+            with open_engine(checkpoint) as engine:
+                target = Local(Agent(engine, checkpoint.chat_format()), settings.max_tokens)
+                outcomes = attack(
+                    target, [*attacks.ordinary(settings.languages), *wanted], shield, run, progress=work.show
+                )
+            found[name] = write(outcomes, stage.made / name, f"Red team: {name}")
+            command = [
+                "herd",
+                "redteam",
+                place,
+                "--safety",
+                settings.policy,
+                "--languages",
+                ",".join(settings.languages),
+            ]
+            commands.append(shlex.join([*command, "--cases", str(settings.cases), "--out", "again"]))
+    return {"red team": found, "again": "\n".join(commands)}

@@ -8,6 +8,7 @@ from herd.config import dump
 from herd.life.recipe import Recipe, Stage
 from herd.report import Report, number
 from herd.runs import Run
+from herd.safety.redteam.report import shown
 from herd.train.curves import curve
 
 Marks = dict[str, dict[str, Any]]
@@ -31,6 +32,8 @@ def write_report(
             _figures(report, stage.name, done[stage.name]["results"])
         if stage.kind == "arena":
             _standings(report, stage.name, done[stage.name]["results"])
+        if stage.kind == "redteam":
+            _attacks(report, stage.name, done[stage.name]["results"]["red team"])
     _samples(report, stages, samples)
     report.heading("Every command to repeat a part")
     report.note("From the folder in which the whole was run; `again` is where the part is made anew.")
@@ -79,6 +82,13 @@ def _standings(report: Report, name: str, results: dict[str, Any]) -> None:
     rows = [[f"{r['best']}-{r['worst']}", r["name"], r["points"], r["low"], r["high"], r["votes"]] for r in results["standings"]]  # fmt: skip
     note = "Bradley-Terry, 95% intervals." + (" Half a tied vote a pair was added." if results["helped"] else "")
     report.table(("ranks", "model", "points", "low", "high", "votes"), rows, f"{results['prompts']} prompts. {note}")
+
+
+def _attacks(report: Report, name: str, found: dict[str, Any]) -> None:
+    report.heading(f"Red team: {name}")
+    rows = [[model, one["attacks"], *(shown(one[key]) for key in ("without", "with", "ordinary_stopped")), one["errors"]] for model, one in found.items()]  # fmt: skip
+    columns = ("model", "attacks", "succeed", "with the Shield", "ordinary questions stopped", "errors")
+    report.table(columns, rows, "95% intervals. The transcripts are in the stage's folder.")
 
 
 def _samples(report: Report, stages: list[Stage], samples: dict[str, list[tuple[str, str]]]) -> None:

@@ -75,6 +75,10 @@ def test_every_stage_left_what_it_promises(lived):
     assert dpo[1]["low"] < dpo[1]["value"] < dpo[1]["high"]
     assert dpo[1]["value"] < pre[1]["value"], "worked solutions are predicted better after training on them"
     assert sum(row["votes"] for row in record(lived, "arena")["results"]["standings"]) == 12
+    attacked = record(lived, "redteam")["results"]["red team"]["dpo"]
+    assert attacked["attacks"] == 8
+    assert attacked["errors"] == 0
+    assert record(lived, "rl")["results"]["steps"] == 2
 
 
 def test_its_model_folder_talks_and_says_what_it_is(lived):
@@ -124,7 +128,8 @@ def test_the_report_opens_offline_in_a_browser(lived):
         text = page.inner_text("body")
         browser.close()
     assert headings == [
-        "Stages and what they cost", "Training", "Evaluation: evals", "Arena: arena", "Samples before and after each stage",
+        "Stages and what they cost", "Training", "Evaluation: evals", "Arena: arena", "Red team: redteam",
+        "Samples before and after each stage",
         "Every command to repeat a part",
     ]  # fmt: skip
     assert rows == len(load(MINUTE, {}).stages)
