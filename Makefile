@@ -20,7 +20,7 @@ test: $(VENV)/.dev lint
 	$(BIN)/pytest -n 2
 
 test-all: $(VENV)/.dev lint
-	@$(BIN)/python $(PIP) -e '.[ray]' >&2
+	@$(BIN)/python $(PIP) -e '.[ray,site]' >&2
 	$(BIN)/pytest -n 2 -m "not gpu"
 
 lint: $(VENV)/.dev
