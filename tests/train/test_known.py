@@ -1,13 +1,21 @@
 """A teacher's and a reference's log-probabilities: computed once, kept by what they were computed from, and right."""
 
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
 import pytest
 import torch
 
 from herd.errors import ConfigError
+from herd.model.load import without_weights
+from herd.train.dry_run import needs
 from herd.train.known import Known
 from herd.train.objectives import divergence, top_divergence, top_logprobs
-from herd.train.recipe import Data, Distil, Model, Schedule, Source
+from herd.train.open import open_recipe
+from herd.train.recipe import Data, Distil, Model, Schedule, Source, resolve
 from herd.train.run import train
+from herd.weights.open import open_checkpoint
 from tests.train.test_train import FILES, opened_trainer, recipe_of
 
 STUDENT = {"layers": 1, "dim": 32, "ffn_dim": 64, "heads": 2, "kv_heads": 1, "head_dim": 16, "context": 512}
@@ -86,3 +94,24 @@ def test_what_cannot_be_is_refused_by_name(place, find):
         recipe_for("distil", top_k=0)
     with pytest.raises(ConfigError, match=r"distil\.top_k is 512; the vocabulary is 512"):
         opened_trainer(recipe_for("distil", top_k=512), place, find)
+
+
+def test_the_recipe_in_short_with_a_tiny_teacher(place, tmp_path):
+    recipe, folder, _ = resolve(Path("recipes/distil.toml"), {
+        "schedule.steps": 1, "schedule.warmup": 0, "batch.tokens": 256, "batch.rows": 1, "validate_every": 0, "model.dtype": "float32",
+    })  # fmt: skip
+    recipe = msgspec.structs.replace(recipe, data=msgspec.structs.replace(recipe.data, validation=()))
+
+    def find(_):
+        return open_checkpoint(place / "model")
+
+    opened = open_recipe(recipe, folder, find)
+    assert needs(opened)["steps"] == "1 of 1 rows of 256 tokens"
+    weights = without_weights(replace(opened.config, vocab=49_152)).parameters()
+    assert sum(p.numel() for p in weights) == pytest.approx(134_515_008 / 4, rel=0.01)
+    lines = []
+    train((recipe, folder, None), tmp_path / "run", find, lines.append, lambda: False, [])
+    (step,) = (line for line in lines if line["event"] == "step")
+    assert step["loss"] == pytest.approx(0.5 * step["divergence"] + 0.5 * step["nll"])
+    assert step["divergence"] > 0
+    assert step["count"] == 256
