@@ -293,6 +293,17 @@ def test_a_broken_token_ends_the_requests_that_have_it(backend):
     assert failed == {1: False, 2: False, 3: True, 4: False}
 
 
+@pytest.mark.parametrize("kv", ["f32", "f16", "int8"])
+def test_a_broken_request_leaves_no_trace_in_the_blocks_it_had(kv):
+    ask = [Request(prompt=[t] * 20, params=GREEDY) for t in (3, 4)]
+    with open_engine(broken("tok_embeddings.weight", "F32", np.nan), "native", threads=1, kv_cache=kv, cache_tokens=64) as engine:
+        expected = engine.complete(ask[1]).tokens
+        for _ in range(4):  # so that every block has been the broken one's
+            with pytest.raises(NotFiniteError):
+                engine.complete(ask[0])
+            assert engine.complete(ask[1]).tokens == expected
+
+
 def test_scores_of_a_continuation_are_those_of_echo(small_engine):
     tokens = prompt(3, 90)
     echo = SamplingParams(max_tokens=0, echo=True, logprobs=2)

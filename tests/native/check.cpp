@@ -41,13 +41,39 @@ std::vector<uint8_t> random_matrix(const Format& f, int rows, int columns, std::
   return out;
 }
 
-std::vector<int> generate(Decoder& decoder, int sequences, int prompt) {
+// A cache, how many threads use it, and whether blocks hold what never counts at first: a NaN for each number and scale.
+struct Run {
+  CacheKind kind;
+  int threads;
+  bool stale;
+};
+const Run RUNS[] = {{CacheKind::F16, 1, false}, {CacheKind::F16, 2, false}, {CacheKind::F16, 3, true},
+                    {CacheKind::F32, 1, false}, {CacheKind::F32, 3, true},  {CacheKind::INT8, 1, false},
+                    {CacheKind::INT8, 2, true}, {CacheKind::INT4, 1, false}, {CacheKind::INT4, 3, true}};
+constexpr int BLOCKS = 64, VOCAB = 50;
+
+// Which tokens may come, one mask for each of some places: a third of them, another third at each.
+std::vector<uint32_t> masks(int first, int count) {
+  std::vector<uint32_t> out(size_t(count) * 2);
+  for (int n = 0; n < count; n++)
+    for (int t = (first + n) % 3; t < VOCAB; t += 3) out[size_t(n * 2 + t / 32)] |= 1u << t % 32;
+  return out;
+}
+
+struct Found {
+  std::vector<int> tokens;
+  std::vector<double> states;
+  bool sound = true;  // no NaN, and no token that its mask forbids
+};
+
+// Four steps of some sequences, every third of them masked.
+Found generate(Decoder& decoder, int sequences, int prompt) {
   std::vector<std::vector<int32_t>> tokens(static_cast<size_t>(sequences)), tables(static_cast<size_t>(sequences));
   for (int s = 0; s < sequences; s++) {
-    for (int i = 0; i < prompt; i++) tokens[size_t(s)].push_back((s * 31 + i * 7) % 50);
+    for (int i = 0; i < prompt; i++) tokens[size_t(s)].push_back((s * 31 + i * 7) % VOCAB);
     for (int b = 0; b < 12; b++) tables[size_t(s)].push_back(s * 12 + b);
   }
-  std::vector<int> out;
+  Found out;
   int start = 0;
   for (int n = 0; n < 4; n++) {
     std::vector<StepRow> rows;
@@ -63,23 +89,34 @@ std::vector<int> generate(Decoder& decoder, int sequences, int prompt) {
       sampling.position = n;
       row.top = 3;
       row.targets = {3};
-      row.state_from = 0;
+      row.state_from = n ? 0 : s;
       rows.push_back(row);
     }
-    auto results = decoder.step(rows);
+    auto results = decoder.step(rows, [&] {  // late, as the binding gives them
+      for (size_t s = 0; s < rows.size(); s += 3) {
+        rows[s].sampling->masks = masks(n, 1);
+        rows[s].sampling->mask_words = 2;
+      }
+    });
     start = int(tokens[0].size());
     for (int s = 0; s < sequences; s++) {
-      tokens[size_t(s)].push_back(results[size_t(s)].choices[0].token);
-      out.push_back(results[size_t(s)].choices[0].token);
+      const StepResult& result = results[size_t(s)];
+      out.sound &= result.finite() && result.choices.size() == 1 && result.state.size() == 256;
+      if (!out.sound) return out;
+      const int token = result.choices[0].token;
+      out.sound &= s % 3 != 0 || token % 3 == n % 3;
+      tokens[size_t(s)].push_back(token);
+      out.tokens.push_back(token);
+      out.states.insert(out.states.end(), result.state.begin(), result.state.end());
     }
   }
   return out;
 }
 
-// Tokens chosen one by one, and the same of guesses of which the last is wrong.
-bool guesses_agree(Decoder& decoder) {
+// Tokens chosen one by one, and the same of guesses of which the last is wrong: without masks, with one for each guess, with too few.
+bool guesses_agree(Decoder& decoder, int mask_count) {
   std::vector<int32_t> tokens, blocks[2];
-  for (int i = 0; i < 40; i++) tokens.push_back(i * 7 % 50);
+  for (int i = 0; i < 40; i++) tokens.push_back(i * 7 % VOCAB);
   for (int b = 0; b < 12; b++) blocks[b % 2].push_back(b);
   auto choose = [&](int start, int position, int draft, int which) {
     StepRow row{};
@@ -89,21 +126,31 @@ bool guesses_agree(Decoder& decoder) {
     row.draft = draft;
     Sampling& sampling = row.sampling.emplace();
     sampling.params.temperature = 0.9f;
+    sampling.params.presence_penalty = 0.5f;
+    sampling.history.assign(tokens.begin(), tokens.end() - draft);
+    sampling.prompt_length = 40;
     sampling.seed = 5;
     sampling.position = position;
-    return decoder.step({row})[0].choices;
+    std::vector<StepRow> rows{row};
+    return decoder.step(rows, [&] {
+      if (!mask_count) return;
+      rows[0].sampling->masks = masks(position, draft ? mask_count : 1);
+      rows[0].sampling->mask_words = 2;
+    })[0].choices;
   };
   std::vector<int32_t> expected;
   for (int n = 0, start = 0; n < 3; n++) {
-    expected.push_back(choose(start, n, 0, 0)[0].token);
+    auto found = choose(start, n, 0, 0);
+    if (found.size() != 1) return false;
+    expected.push_back(found[0].token);
     start = int(tokens.size());
     tokens.push_back(expected.back());
   }
-  tokens.back() = (tokens.back() + 1) % 50;
+  tokens.back() = (tokens.back() + 1) % VOCAB;
   auto found = choose(0, 0, 3, 1);
-  if (found.size() != 3) return false;
-  for (size_t i = 0; i < 3; i++)
-    if (found[i].token != expected[i]) return false;
+  if (found.size() != (mask_count ? std::min<size_t>(size_t(mask_count), 3) : 3)) return false;
+  for (size_t i = 0; i < found.size(); i++)
+    if (found[i].token != expected[i] || (mask_count && expected[i] % 3 != int(i))) return false;
   return true;
 }
 
@@ -114,27 +161,33 @@ int main(int arguments, char** argument) {
   for (const char* isa : {"avx512bf16", "avx512", "avxvnni", "avx2", "neon", "portable"}) {
     if (!choose_kernels(isa) || (arguments > 1 && std::string(argument[1]) != isa)) continue;
     for (const Format& f : FORMATS) {
-      std::vector<int> expected;
-      for (int run = 0; run < 6; run++) {  // the last with other caches
-        int threads = run % 3 + 1;
-        const CacheKind kind = run < 3 ? CacheKind::F16 : run == 3 ? CacheKind::INT8 : run == 4 ? CacheKind::INT4 : CacheKind::F32;
+      Found expected;
+      for (const auto& [kind, threads, stale] : RUNS) {
+        auto wrong = [&, id = f.id, kind = int(kind)](const char* what) {
+          std::printf("%s format %d cache %d: %s\n", isa, id, kind, what);
+          return 1;
+        };
         std::mt19937 rng(7);
-        Shape shape{2, 256, 256, 4, 2, 32, 50, 1e-5f, std::vector<float>(16, 0.01f), 1.0f};
-        Decoder decoder(shape, threads, 64, isa, kind);
+        Shape shape{2, 256, 256, 4, 2, 32, VOCAB, 1e-5f, std::vector<float>(16, 0.01f), 1.0f};
+        Decoder decoder(shape, threads, BLOCKS, isa, kind);
+        std::vector<uint8_t> block(decoder.block_bytes(), 0xFF);
+        for (int b = 0; stale && b < BLOCKS; b++) decoder.write_block(b, block.data());
         std::vector<std::vector<uint8_t>> kept;
-        auto add = [&](const std::string& name, int rows, int columns, const Format& format) {
+        auto add = [&](const std::string& name, int rows, int columns, const Format& format, float times = 1.0f) {
           kept.push_back(random_matrix(format, rows, columns, rng));
+          if (format.id == 0)
+            for (size_t i = 0; i < kept.back().size() / 4; i++) reinterpret_cast<float*>(kept.back().data())[i] *= times;
           decoder.add(name, format.id, rows, columns, kept.back().data(), kept.back().size(), nullptr);
         };
-        add("tok_embeddings.weight", 50, 256, f);
-        add("output.weight", 50, 256, f);
+        add("tok_embeddings.weight", VOCAB, 256, f);
+        add("output.weight", VOCAB, 256, f);
         add("norm.weight", 1, 256, FORMATS[0]);
         for (int l = 0; l < 2; l++) {
           std::string p = "layers." + std::to_string(l) + ".";
           add(p + "attention_norm.weight", 1, 256, FORMATS[0]);
           add(p + "ffn_norm.weight", 1, 256, FORMATS[0]);
           add(p + "attention.wq.weight", 128, 256, f);
-          add(p + "attention.wk.weight", 64, 256, f);
+          add(p + "attention.wk.weight", 64, 256, f, l ? 1e-37f : 1.0f);  // keys so small that 1 / their scale is too large
           add(p + "attention.wv.weight", 64, 256, f);
           add(p + "attention.wo.weight", 256, 128, f.block == 256 ? FORMATS[8] : f);
           add(p + "feed_forward.w1.weight", 256, 256, f);
@@ -142,22 +195,14 @@ int main(int arguments, char** argument) {
           add(p + "feed_forward.w2.weight", 256, 256, f);
         }
         decoder.finish();
-        std::vector<int> batch = generate(decoder, 5, 150);
-        std::vector<int> alone = generate(decoder, 1, 150);
-        if (!guesses_agree(decoder)) {
-          std::printf("%s format %d: guesses change what is chosen\n", isa, f.id);
-          return 1;
-        }
-        for (int n = 0; n < 4; n++)
-          if (alone[size_t(n)] != batch[size_t(n * 5)]) {
-            std::printf("%s format %d: alone and in a batch differ\n", isa, f.id);
-            return 1;
-          }
-        if (expected.empty()) expected = batch;
-        if (expected != batch && kind == CacheKind::F16) {
-          std::printf("%s format %d: %d threads differ\n", isa, f.id, threads);
-          return 1;
-        }
+        Found batch = generate(decoder, 5, 150), alone = generate(decoder, 1, 150);
+        if (!batch.sound || !alone.sound) return wrong("a step gives a NaN or a forbidden token");
+        for (int masked : {0, 2, 4})
+          if (!guesses_agree(decoder, masked)) return wrong("guesses change what is chosen");
+        for (size_t n = 0; n < 4; n++)
+          if (alone.tokens[n] != batch.tokens[n * 5]) return wrong("alone and in a batch differ");
+        if (threads == 1) expected = batch;
+        if (expected.tokens != batch.tokens || expected.states != batch.states) return wrong("threads differ");
       }
     }
     std::printf("%s agrees\n", isa);

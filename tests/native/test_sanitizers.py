@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 BUILDS = {
     "plain": "-O2",
     "address": "-O1 -g -fsanitize=address -fno-omit-frame-pointer",
-    "undefined": "-O1 -g -fsanitize=undefined -fno-sanitize-recover=all",
+    "undefined": "-O1 -g -fsanitize=undefined,float-cast-overflow -fno-sanitize-recover=all",
     "thread": "-O1 -g -fsanitize=thread",
 }
 

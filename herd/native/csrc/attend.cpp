@@ -111,7 +111,7 @@ void Decoder::store_scaled(int token, int head, uint8_t* cache) {
     }
     const bool finite = poison == 0;
     const float scale = !finite ? 0.0f : nibbles ? nibble_scale(values, dim) : most / 127.0f;
-    const float inverse = !finite || scale == 0 ? 0.0f : nibbles ? 1.0f / scale : 127.0f / most;
+    const float inverse = !finite || std::fabs(scale) < FLT_MIN ? 0.0f : nibbles ? 1.0f / scale : 127.0f / most;
     scales[(which - KEY) * BLOCK + slot] = scale + poison;
     for (int i = 0; i < dim; i++) {
       const int place = which == KEY ? i * BLOCK + slot : dim * BLOCK + slot * dim + i;

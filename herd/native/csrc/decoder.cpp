@@ -175,6 +175,10 @@ void Decoder::write_block(int block, const uint8_t* in) {
   for (int l = 0; l < shape_.layers; l++) std::memcpy(block_of(l, block), in + size_t(l) * block_bytes_, block_bytes_);
 }
 
+void Decoder::clear(int block) {
+  for (int l = 0; l < shape_.layers; l++) std::memset(block_of(l, block), 0, block_bytes_);
+}
+
 void Decoder::finish() {
   const Shape& s = shape_;
   auto check = [](const Weights& w, int rows, int columns) {

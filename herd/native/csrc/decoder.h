@@ -145,6 +145,7 @@ class Decoder {
   enum Projection { QUERY, KEY, VALUE };
 
   uint8_t* block_of(int layer, int block) const;
+  void clear(int block);  // where a sequence begins one: places it has not come to weigh nothing, but nothing times a NaN is a NaN
   Weights* place(const std::string& name, std::vector<float>*& norm);
   void check(const StepRow& row) const;
   void prepare(const std::vector<StepRow>& rows);

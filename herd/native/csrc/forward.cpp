@@ -140,6 +140,7 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
   int half = s.head_dim / 2;
   parallel_for(thread, total_, [&](int t) {
     const StepRow& row = rows[size_t(row_of_[size_t(t)])];
+    if (const int at = position_[size_t(t)]; at % BLOCK == 0 && at + BLOCK > row.start + row.count()) clear(block_[size_t(t)]);
     size_t token = size_t(row.tokens[size_t(position_[size_t(t)] - row.start)]);
     float* x = residual_.data() + size_t(t) * stride;
     k_->unpack_row(embedding_format_, embedding_raw_ + token * embedding_row_bytes_, s.dim, x);
