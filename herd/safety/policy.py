@@ -11,6 +11,7 @@ import msgspec
 
 from herd.config import read
 from herd.errors import ConfigError
+from herd.safety.code_shield.rules import load
 
 Action = Literal["off", "annotate", "ask", "redact", "block"]
 POLICIES = ("annotate", "block")
@@ -147,6 +148,16 @@ def read_policy(name: str) -> Policy:
             raise ConfigError(f"{name}: patterns: {pattern.name} is no regular expression ({error})") from error
     if policy.uses("patterns") and not policy.patterns:
         raise ConfigError(f"{name}: a patterns check is on, and [[patterns]] has none; add name and pattern")
+    if policy.patterns and not policy.uses("patterns"):
+        raise ConfigError(
+            f'{name}: there are [[patterns]], and no patterns check is on; as in input = {{patterns = {{action = "block"}}}}'
+        )
+    if all(check.action == "off" for check in policy.checks().values()):
+        raise ConfigError(
+            f'{name}: no check is on; give one an action, as in input = {{prompt_guard = {{action = "block"}}}}'
+        )
+    if policy.output.code_shield.action != "off":
+        load("", tuple(map(Path, policy.output.code_shield.rules)))
     if policy.uses("llama_guard") and not policy.llama_guard.model:
         raise ConfigError(f"{name}: a llama_guard check is on; name its checkpoint: llama_guard.model")
     return policy

@@ -44,16 +44,16 @@ class Sampling:
 
 def rejection_sample(
     engine: Engine, tasks: Sequence[Task], rewards: Sequence[tuple[float, Worth]], settings: Sampling, out: Path,
-    progress: Progress = silent,
+    progress: Progress = silent, *, asked: str = "",
 ) -> Counter[str]:  # fmt: skip
     """Write a line for each prompt whose answers differ in worth, in the order of the prompts; how many were kept, and why the others
     were not. A file that is there is gone on with: the answers to a prompt depend on its text and the seed alone.
 
-    ConfigError when the file was written from other prompts.
+    ConfigError when the file was written from other prompts, or as something else was `asked` for (settings, model, rewards in a word).
     """
     settings.check()
     seen: Counter[str] = Counter()
-    first = _done(out, tasks)
+    first = _done(out, tasks, asked)
     seen["there already"] = len(whole_lines(out))
     with out.open("ab") as file:
         while first < len(tasks):
@@ -61,7 +61,7 @@ def rejection_sample(
             for line, reason in _chosen(engine, part, rewards, settings):
                 seen[reason] += 1
                 if line is not None:
-                    lines.append(msgspec.json.encode(line) + b"\n")
+                    lines.append(msgspec.json.encode({**line, "asked": asked}) + b"\n")
             file.writelines(lines)
             file.flush()
             first += len(part)
@@ -69,15 +69,20 @@ def rejection_sample(
     return seen
 
 
-def _done(out: Path, tasks: Sequence[Task]) -> int:
+def _done(out: Path, tasks: Sequence[Task], asked: str) -> int:
     """How many tasks a file's lines have dealt with."""
     lines = whole_lines(out)
     if not lines:
         return 0
     try:
-        where = str(msgspec.json.decode(lines[-1])["from"])
+        last = msgspec.json.decode(lines[-1])
+        where, before = str(last["from"]), str(last["asked"])
     except (msgspec.DecodeError, KeyError, TypeError) as error:
         raise ConfigError(f"{out}: is no file of this command; name another with --out") from error
+    if before != asked:
+        raise ConfigError(
+            f"{out}: was written with another model, other rewards or settings; name another file with --out"
+        )
     places = [task.where for task in tasks]
     if where not in places:
         raise ConfigError(f"{out}: was written from other prompts ({where}); name another file with --out")

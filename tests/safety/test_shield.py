@@ -303,4 +303,4 @@ def test_chat_refuses_under_a_shield_and_answers_what_is_clean():
     assert refused.stdout.decode().strip() == _refusals()["question"]["it"]
     assert chat(CLEAN["en"], "--safety").stdout == chat(CLEAN["en"]).stdout
     wrong = chat(CLEAN["en"], "--safety", "nowhere.toml")
-    assert (wrong.returncode, b"nowhere.toml: cannot be read" in wrong.stderr) == (2, True)
+    assert (wrong.returncode, b"'nowhere.toml': cannot be read" in wrong.stderr) == (2, True)

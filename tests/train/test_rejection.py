@@ -62,7 +62,9 @@ def test_a_cut_file_goes_on_to_the_same_bytes(found, tmp_path):
     cut.write_bytes(data[: len(data) // 2])
     sample(engine, tasks, [(1.0, odd)], settings, cut)
     assert cut.read_bytes() == data
-    cut.write_text('{"from": "elsewhere:1"}\n')
+    with pytest.raises(ConfigError, match="was written with another model, other rewards or settings"):
+        sample(engine, tasks, [(1.0, odd)], settings, cut, asked="more")
+    cut.write_text('{"from": "elsewhere:1", "asked": ""}\n')
     with pytest.raises(ConfigError, match="was written from other prompts"):
         sample(engine, tasks, [(1.0, odd)], settings, cut)
 
