@@ -49,11 +49,22 @@ def rolling(text: str, logprob: float) -> dict[str, float]:
     }
 
 
+_MINUS = re.compile(r"(?<![^\W_])[-\u2212](?=\.?\d)")  # of a number; between two it is a dash
+
+
 def normalized(text: str) -> str:
-    """SQuAD's normal form (Rajpurkar et al., 2016): small letters, no articles, no punctuation, single spaces; for all scripts."""
+    """SQuAD's normal form (Rajpurkar et al., 2016): small letters, no articles, no punctuation, single spaces; for all scripts.
+
+    Where that would make unlike texts alike, it is not followed: a number keeps its sign, and a text of nothing but punctuation
+    (closing brackets are an answer in BIG-Bench Hard) stays as it is.
+    """
     text = unicodedata.normalize("NFKC", text).lower()
-    text = "".join(" " if c in string.punctuation or unicodedata.category(c).startswith("P") else c for c in text)
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", text).split())
+    kept = {found.start() for found in _MINUS.finditer(text)}
+    plain = "".join(
+        "-" if i in kept else " " if c in string.punctuation or unicodedata.category(c).startswith("P") else c
+        for i, c in enumerate(text)
+    )
+    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split()) or " ".join(text.split())
 
 
 def _pieces(text: str) -> list[str]:

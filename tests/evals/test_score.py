@@ -99,3 +99,14 @@ def test_code_in_other_languages():
     assert passes("[[ 1 = 1 ]]", "sh")[0]
     assert not passes("set -e\n[[ 1 = 2 ]]", "sh")[0]
     assert missing("cs") == "herd does not run cs"
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "alike"),
+    [
+        ("] ] >", "[ [ [ [", False), ("] ]", " ] ]", True), ("-5", "5", False), ("−5", "-5", True), ("x = -.5", "x = .5", False),
+        ("1990-95", "1990 95", True), ("The  Nile.", "nile", True), ("a", "the", False), ("", "...", False),
+    ],
+)  # fmt: skip
+def test_normal_forms_keep_apart_what_differs(one, other, alike):
+    assert (normalized(one) == normalized(other)) == alike
