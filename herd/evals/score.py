@@ -49,14 +49,15 @@ def rolling(text: str, logprob: float) -> dict[str, float]:
     }
 
 
+_ARTICLE = re.compile(r"\b(a|an|the)\b")
 _MINUS = re.compile(r"(?<![^\W_])[-\u2212](?=\.?\d)")  # of a number; between two it is a dash
 
 
 def normalized(text: str) -> str:
     """SQuAD's normal form (Rajpurkar et al., 2016): small letters, no articles, no punctuation, single spaces; for all scripts.
 
-    Where that would make unlike texts alike, it is not followed: a number keeps its sign, and a text of nothing but punctuation
-    (closing brackets are an answer in BIG-Bench Hard) stays as it is.
+    Where that would make unlike texts alike, it is not followed: a number keeps its sign, and a text of nothing but articles or
+    punctuation (the answers (A) and ] ] of BIG-Bench Hard) keeps them.
     """
     text = unicodedata.normalize("NFKC", text).lower()
     kept = {found.start() for found in _MINUS.finditer(text)}
@@ -64,7 +65,7 @@ def normalized(text: str) -> str:
         "-" if i in kept else " " if c in string.punctuation or unicodedata.category(c).startswith("P") else c
         for i, c in enumerate(text)
     )
-    return " ".join(re.sub(r"\b(a|an|the)\b", " ", plain).split()) or " ".join(text.split())
+    return next(filter(None, (" ".join(one.split()) for one in (_ARTICLE.sub(" ", plain), plain, text))), "")
 
 
 def _pieces(text: str) -> list[str]:

@@ -105,7 +105,7 @@ def test_code_in_other_languages():
     ("one", "other", "alike"),
     [
         ("] ] >", "[ [ [ [", False), ("] ]", " ] ]", True), ("-5", "5", False), ("−5", "-5", True), ("x = -.5", "x = .5", False),
-        ("1990-95", "1990 95", True), ("The  Nile.", "nile", True), ("a", "the", False), ("", "...", False),
+        ("1990-95", "1990 95", True), ("The  Nile.", "nile", True), ("a", "the", False), ("", "...", False), ("(A)", "A", True), ("(A)", "(B)", False), ("(A)", "", False),
     ],
 )  # fmt: skip
 def test_normal_forms_keep_apart_what_differs(one, other, alike):
