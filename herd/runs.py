@@ -66,6 +66,18 @@ class Run:
             raise FormatError(f"{folder}: holds a run of kind {record.kind}; expected {kind}")
         return cls(folder, record)
 
+    @classmethod
+    def of(
+        cls, folder: Path, kind: str, recipe: str, *, other: str, version: str, command: Iterable[str] = ()
+    ) -> "Run":  # fmt: skip
+        """The run in a folder if it was made by this recipe, or a new one; `other` is the ConfigError where another made it."""
+        if not (folder / "run.json").exists():
+            return cls.create(folder, kind, recipe, version=version, command=command)
+        run = cls.open(folder, kind)
+        if run.recipe.read_text("utf-8") != recipe:
+            raise ConfigError(other)
+        return run
+
     @property
     def recipe(self) -> Path:
         """The recipe as it was resolved."""

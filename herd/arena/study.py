@@ -168,12 +168,8 @@ def read_plan(path: Path) -> Plan:
 def _opened(path: Path, folder: Path) -> Run:
     """The study's run: a new one, or the one that is there, of the same plan."""
     text = path.read_text("utf-8")
-    if not (folder / "run.json").exists():
-        return Run.create(folder, "study", text, version=__version__)
-    run = Run.open(folder, "study")
-    if run.recipe.read_text("utf-8") != text:
-        raise ConfigError(f"{path}: is not the plan that {folder} was made from; give another --out")
-    return run
+    other = f"{path}: is not the plan that {folder} was made from; give another --out"
+    return Run.of(folder, "study", text, other=other, version=__version__)
 
 
 async def prepare(

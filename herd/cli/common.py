@@ -4,7 +4,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -125,6 +125,17 @@ def open_tools(names: str | None, mcp: Path | None, documents: Path | None) -> "
 
         add_servers(box, mcp)
     return box
+
+
+def settings_of(changes: Iterable[str], example: str) -> dict[str, str]:
+    """What --set KEY=VALUE says, by key."""
+    found = {}
+    for change in changes:
+        key, equals, value = change.partition("=")
+        if not equals:
+            raise ConfigError(f"--set {change}: expected KEY=VALUE, as in {example}")
+        found[key] = value
+    return found
 
 
 def open_shield(name: str) -> "Shield":

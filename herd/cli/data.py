@@ -14,12 +14,11 @@ Examples:
 
 import sys
 from pathlib import Path
-from typing import Any
 
 import click
 
 from herd import __version__
-from herd.cli.common import PATH, show_progress
+from herd.cli.common import PATH, settings_of, show_progress
 from herd.errors import ConfigError
 
 
@@ -88,23 +87,19 @@ def _explain(folder: Path, name: str) -> None:
 def _make(path: Path, out: Path | None, workers: int, changes: tuple[str, ...]) -> None:
     from herd.config import read
     from herd.data.pipeline import Recipe, make, open_run
+    from herd.runs import Run
 
     if not path.exists():
         raise ConfigError(f"{path}: no such recipe; give a .toml file, or a run's folder to go on with it")
-    flags: dict[str, Any] = {}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {change}: expected KEY=VALUE, as in rules.min_words=20")
-        flags[key] = value
+    flags = settings_of(changes, "rules.min_words=20")
     if path.is_dir():
         if flags or out:
             raise ConfigError(f"{path}: a run goes on with the recipe it was made with; leave --set and --out out")
-        run = open_run(path, None, path, __version__, sys.argv)
+        run = Run.open(path, "data")
         recipe = read(Recipe, run.recipe).check()
     else:
         recipe = read(Recipe, path, flags, values={"folder": str(path.parent.resolve())}).check()
-        run = open_run(path, recipe, out or Path("runs") / path.stem, __version__, sys.argv)
+        run = open_run(recipe, out or Path("runs") / path.stem, __version__, sys.argv)
     with show_progress() as show:
         results = make(run, recipe, workers=workers, show=show)
     for name, value in results.items():

@@ -15,8 +15,8 @@ from pathlib import Path
 
 import click
 
-from herd.cli.common import PATH, open_model, show_progress, warn
-from herd.cli.train import Lines, Stop, setting
+from herd.cli.common import PATH, open_model, settings_of, show_progress, warn
+from herd.cli.train import Lines, Stop
 from herd.errors import MissingDependencyError
 
 
@@ -36,7 +36,7 @@ def command(recipe: Path, out: Path | None, changes: tuple[str, ...], dry_run: b
         raise MissingDependencyError(
             f"herd run needs {error.name}; install it: pip install 'llama-herd[torch,data]'"
         ) from error
-    asked, base = load(recipe, dict(setting(change) for change in changes)), recipe.parent.resolve()
+    asked, base = load(recipe, settings_of(changes, "schedule.steps=20")), recipe.parent.resolve()
     folder = out or Path("runs") / recipe.stem
     if dry_run:
         _table([*stages(asked, base, folder)])

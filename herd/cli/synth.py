@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from herd import __version__
-from herd.cli.common import PATH, context_option, engine_options, open_model, open_tools, show_progress
+from herd.cli.common import PATH, context_option, engine_options, open_model, open_tools, settings_of, show_progress
 from herd.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -63,12 +63,7 @@ def _read(path: Path, changes: tuple[str, ...], folder: str | None) -> "Recipe":
 
     if not path.exists():
         raise ConfigError(f"{path}: no such recipe; give a .toml file, or a run's folder to go on with it")
-    flags: dict[str, Any] = {}
-    for change in changes:
-        key, equals, value = change.partition("=")
-        if not equals:
-            raise ConfigError(f"--set {change}: expected KEY=VALUE, as in rows=20")
-        flags[key] = value
+    flags = settings_of(changes, "rows=20")
     return read(Recipe, path, flags, values={} if folder is None else {"folder": folder}).check()
 
 
@@ -76,12 +71,8 @@ def _open_run(recipe: "Recipe", out: Path) -> Any:
     from herd.config import dump
     from herd.runs import Run
 
-    if (out / "run.json").exists():
-        run = Run.open(out, "synth")
-        if run.recipe.read_text("utf-8") != dump(recipe):
-            raise ConfigError(f"{out}: holds a run of another recipe; name another folder with --out")
-        return run
-    return Run.create(out, "synth", dump(recipe), version=__version__, command=sys.argv)
+    other = f"{out}: holds a run of another recipe; name another folder with --out"
+    return Run.of(out, "synth", dump(recipe), other=other, version=__version__, command=sys.argv)
 
 
 def _questions(recipe: "Recipe") -> list[tuple[str, str, str]]:

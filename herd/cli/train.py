@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli.common import PATH, open_model
+from herd.cli.common import PATH, open_model, settings_of
 from herd.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch
 
     if not recipe.exists():
         raise ConfigError(f"{recipe}: no such recipe; give a .toml file, or a run's folder to go on with it")
-    asked = resolve(recipe, dict(setting(change) for change in changes))
+    asked = resolve(recipe, settings_of(changes, "schedule.steps=20"))
     try:
         from herd.train.run import train
     except ImportError as error:
@@ -61,13 +61,6 @@ def _join() -> None:
         from herd.train.layout import meet
 
         meet()
-
-
-def setting(change: str) -> tuple[str, str]:
-    key, equals, value = change.partition("=")
-    if not equals:
-        raise ConfigError(f"--set {change}: expected KEY=VALUE, as in schedule.steps=20")
-    return key, value
 
 
 def _look(recipe: "Recipe", folder: Path, show_batch: bool) -> None:

@@ -273,17 +273,12 @@ def _write(
     return counts
 
 
-def open_run(path: Path, recipe: Recipe | None, out: Path, version: str, command: Iterable[str]) -> Run:
+def open_run(recipe: Recipe, out: Path, version: str, command: Iterable[str]) -> Run:
     """A new run for a recipe, or the one that is there when it was made by the same recipe."""
-    if recipe is None:
-        return Run.open(path, "data")
-    if (out / "run.json").exists():
-        run = Run.open(out, "data")
-        if run.recipe.read_text("utf-8") != dump(recipe):
-            raise ConfigError(f"{out}: holds a run of another recipe; name another folder with --out")
-        return run
-    units(recipe)  # inputs that are not there are told before a folder is made
-    return Run.create(out, "data", dump(recipe), version=version, command=command)
+    if not (out / "run.json").exists():
+        units(recipe)  # inputs that are not there are told before a folder is made
+    other = f"{out}: holds a run of another recipe; name another folder with --out"
+    return Run.of(out, "data", dump(recipe), other=other, version=version, command=command)
 
 
 def make(run: Run, recipe: Recipe, *, workers: int = 1, show: Progress = silent) -> dict[str, Any]:

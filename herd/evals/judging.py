@@ -25,12 +25,8 @@ def start(
         "judge": target.name, "first": str(first), "second": str(second), "max_tokens": max_tokens, "target": target.settings(),
         **({"limit": limit} if limit else {}),
     })  # fmt: skip
-    if not (folder / "run.json").exists():
-        return Run.create(folder, "evals", recipe, version=__version__, command=command)
-    run = Run.open(folder, "evals")
-    if run.recipe.read_text("utf-8") != recipe:
-        raise ConfigError(f"{folder}: holds another judging; name another folder with --out")
-    return run
+    other = f"{folder}: holds another judging; name another folder with --out"
+    return Run.of(folder, "evals", recipe, other=other, version=__version__, command=command)
 
 
 def compare(

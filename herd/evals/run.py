@@ -245,9 +245,5 @@ def start(folder: Path, target: Target, tasks: Sequence[Task], settings: Setting
         "target": target.settings(),
     }  # fmt: skip
     recipe = dump(wanted)
-    if not (folder / "run.json").exists():
-        return Run.create(folder, "evals", recipe, version=__version__, command=command)
-    run = Run.open(folder, "evals")
-    if run.recipe.read_text("utf-8") != recipe:
-        raise ConfigError(f"{folder}: holds a run of other tasks, settings or model; name another folder with --out")
-    return run
+    other = f"{folder}: holds a run of other tasks, settings or model; name another folder with --out"
+    return Run.of(folder, "evals", recipe, other=other, version=__version__, command=command)

@@ -48,7 +48,7 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True):
 def make_data(stage: Stage, settings: pipeline.Recipe, work: Work) -> dict[str, Any]:
     """A corpus."""
     settings = msgspec.structs.replace(settings, folder=str(work.base)).check()
-    run = pipeline.open_run(stage.made, settings, stage.made, __version__, ["herd", "run"])
+    run = pipeline.open_run(settings, stage.made, __version__, ["herd", "run"])
     results = dict(run.record.results) if run.status == "done" else pipeline.make(run, settings, show=work.show)
     return {**results, "again": f"herd data {shlex.quote(str(run.recipe))} --out again"}
 

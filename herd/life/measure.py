@@ -31,7 +31,6 @@ from herd.safety.redteam.run import attack
 from herd.safety.redteam.run import start as start_attack
 from herd.safety.redteam.target import Local
 from herd.safety.shield import Shield
-from herd.text.messages import Message
 
 
 class Evals(msgspec.Struct, frozen=True, kw_only=True):
@@ -145,13 +144,10 @@ def judge_stages(stage: Stage, settings: Arena, work: Work) -> dict[str, Any]:
 
 
 def _reward_judge(place: str, work: Work) -> Judge:
-    from herd.train.score import scorer
-
-    score = scorer(work.find(place))
+    score = work.reward(place)
 
     async def judge(prompt: Prompt, left: str, right: str) -> Verdict:
-        asked = Message("user", prompt.prompt)
-        a, b = (score([asked, Message("assistant", reply)]) for reply in (left, right))
+        a, b = (score(prompt.prompt, reply) for reply in (left, right))
         return "both good" if a == b else ("left" if a > b else "right")
 
     return judge

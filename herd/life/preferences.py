@@ -19,7 +19,6 @@ from herd.errors import ConfigError
 from herd.life.recipe import Stage
 from herd.life.work import StoppedError, Work
 from herd.text.documents import json_lines
-from herd.text.messages import Message
 
 
 class Preferences(msgspec.Struct, frozen=True, kw_only=True):
@@ -115,12 +114,9 @@ def _by_reward(
     settings: Preferences, rows: list[dict[str, Any]], replies: dict[tuple[int, int], str], work: Work
 ) -> Iterator[tuple[str, str, str]]:
     """(best, worst, best) of each prompt's replies."""
-    from herd.train.score import scorer
-
-    score = scorer(work.find(settings.reward or ""))
+    score = work.reward(settings.reward or "")
     for i, row in enumerate(rows):
-        asked = Message("user", row["prompt"])
         some = list(dict.fromkeys(replies[i, k] for k in range(settings.samples)))
-        ranked = sorted(some, key=lambda reply: score([asked, Message("assistant", reply)]), reverse=True)
+        ranked = sorted(some, key=lambda reply: score(row["prompt"], reply), reverse=True)
         work.show("scores", i + 1, len(rows))
         yield ranked[0], ranked[-1], ranked[0]

@@ -11,6 +11,7 @@ from herd.atomic import atomic_file
 from herd.errors import HerdError
 from herd.life.recipe import Stage
 from herd.progress import Progress
+from herd.text.messages import Message
 from herd.weights.checkpoint import Checkpoint
 
 
@@ -29,6 +30,17 @@ class Work:
     stages: dict[str, Stage]
     done: dict[str, dict[str, Any]]
     base: Path
+
+    def reward(self, place: str) -> Callable[[str, str], float]:
+        """What the reward model at a place says of a prompt and a reply."""
+        from herd.train.score import RewardModel
+
+        model = RewardModel(self.find(place), place)
+
+        def score(prompt: str, reply: str) -> float:
+            return model([model.tokens([Message("user", prompt), Message("assistant", reply)])[-model.context :]])[0]
+
+        return score
 
 
 def save_json(path: Path, value: Any) -> None:

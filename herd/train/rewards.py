@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from herd.errors import ConfigError, first_line
-from herd.model.attention import Documents
-from herd.model.load import from_checkpoint
 from herd.text.messages import Message
 from herd.tools.check import numeric, passes
 from herd.tools.sandbox import Sandbox
 from herd.train.recipe import RewardTerm
+from herd.train.score import RewardModel
 from herd.weights.checkpoint import Checkpoint
 
 _NUMBERS = re.compile(r"-?\$?\d[\d,]*(?:\.\d+)?")
 _MARKED = re.compile(r"####\s*(-?\$?\d[\d,]*(?:\.\d+)?)")
 _FENCE = re.compile(r"```[\w+#-]*[ \t]*\n(.*?)(?:```|\Z)", re.DOTALL)
-_TOGETHER = 4096  # tokens that a reward model reads at a time
 
 
 @dataclass(frozen=True)
@@ -73,7 +69,7 @@ CHECKS: dict[str, tuple[Check, str]] = {
 def make_reward(term: RewardTerm, folder: Path, tasks: Sequence[Task], find: Callable[[str], Checkpoint]) -> Worth:
     """The reward of a recipe's term; ConfigError when it cannot be given to one of the tasks, or not on this machine."""
     if term.model is not None:
-        return RewardModel(find(term.model), term.model)
+        return _by_model(RewardModel(find(term.model), term.model))
     if term.file is not None:
         return _each(_from_file(folder / term.file, term.function), f"{term.file}: {term.function}")
     if term.check == "format":
@@ -104,6 +100,10 @@ def _each(check: Check, name: str) -> Worth:
     return reward
 
 
+def _by_model(model: RewardModel) -> Worth:
+    return lambda answers: model([model.tokens([*task.messages, Message("assistant", text)]) for task, text in answers])
+
+
 def _from_file(path: Path, name: str) -> Check:
     """A function of a Python file that the recipe's author wrote; the file is run as any of their programs."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
@@ -118,32 +118,3 @@ def _from_file(path: Path, name: str) -> Check:
     if not callable(found):
         raise ConfigError(f"{path}: has no function {name}(answer, line)")
     return found  # type: ignore[no-any-return]
-
-
-class RewardModel:
-    """Scores of dialogs by a model with a head of one class, as `objective = "reward"` trains it."""
-
-    def __init__(self, checkpoint: Checkpoint, name: str) -> None:
-        if checkpoint.config.classes != 1:
-            raise ConfigError(f'reward model {name}: has no head of one class; train one with objective = "reward"')
-        self._chat = checkpoint.chat_format()
-        self._model = from_checkpoint(checkpoint.config, checkpoint.tensors, torch.float32).requires_grad_(False)
-
-    @torch.no_grad()
-    def __call__(self, answers: Sequence[tuple[Task, str]]) -> list[float]:
-        """The score at each dialog's last token."""
-        dialogs = [
-            list(self._chat.encode([*task.messages, Message("assistant", text)], reply=False).tokens)
-            for task, text in answers
-        ]
-        found: list[float] = []
-        while len(found) < len(dialogs):
-            part = dialogs[len(found) : len(found) + 1]
-            for one in dialogs[len(found) + 1 :]:
-                if sum(map(len, part)) + len(one) > _TOGETHER:
-                    break
-                part.append(one)
-            lengths = tuple(map(len, part))
-            scores = self._model(torch.tensor([[token for one in part for token in one]]), mask=Documents(lengths))
-            found += scores[0, torch.tensor(lengths).cumsum(0) - 1, 0].tolist()
-        return found

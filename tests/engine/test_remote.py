@@ -4,13 +4,14 @@ import json
 import threading
 import time
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from herd.engine import remote
 from herd.engine.remote import Remote
 from herd.errors import RequestError, UnreachableError
+from tests.listening import listening
 
 
 @contextmanager
@@ -35,15 +36,8 @@ def server(answers):
         def log_message(self, *_):
             pass
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}/v1", times
-    finally:
-        listening.shutdown()
-        listening.server_close()
-        thread.join()
+    with listening(Handler) as url:
+        yield f"{url}/v1", times
 
 
 GOOD = (200, {}, json.dumps({"choices": []}).encode())

@@ -1,8 +1,7 @@
 import json
 import subprocess
 import sys
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
@@ -16,6 +15,7 @@ from herd.evals.source import Places
 from herd.evals.target import EngineTarget, UrlTarget
 from herd.evals.task import all_tasks, choose, known_tasks
 from herd.text.chat_format import chat_format
+from tests.listening import listening
 
 TASK = all_tasks()["mt_bench"]
 
@@ -88,13 +88,8 @@ class Judge(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def server():
-    opened = ThreadingHTTPServer(("127.0.0.1", 0), Judge)
-    thread = threading.Thread(target=opened.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{opened.server_port}/v1"
-    opened.shutdown()
-    thread.join(10)
-    opened.server_close()
+    with listening(Judge) as url:
+        yield f"{url}/v1"
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,8 @@
 """A server of somebody else's, as far as herd can see: it answers chat completions by a function of the messages, over real HTTP."""
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 
 from herd.config import read
 from herd.engine.remote import Remote
@@ -11,6 +10,7 @@ from herd.runs import Run
 from herd.synth.recipe import Recipe
 from herd.synth.run import make
 from herd.synth.writer import RemoteWriter
+from tests.listening import listening
 
 
 @contextmanager
@@ -38,15 +38,8 @@ def server(answer):
         def log_message(self, *_):
             pass
 
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=listening.serve_forever)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{listening.server_port}/v1"
-    finally:
-        listening.shutdown()
-        listening.server_close()
-        thread.join()
+    with listening(Handler) as url:
+        yield f"{url}/v1"
 
 
 def lines(path):

@@ -12,7 +12,7 @@ from herd.atomic import whole_lines
 from herd.config import dump
 from herd.engine.agent import Part
 from herd.engine.request import Usage
-from herd.errors import ConfigError, first_line
+from herd.errors import first_line
 from herd.progress import Progress, silent
 from herd.runs import Run
 from herd.safety.policy import Policy
@@ -88,12 +88,8 @@ def attack(
 def start(folder: Path, settings: dict[str, Any], policy: Policy, *, version: str, command: Sequence[str]) -> Run:
     """A new run in a folder, or the one that is there; ConfigError where that one asked for something else."""
     recipe = dump({**settings, "policy": msgspec.to_builtins(policy)})
-    if not (folder / "run.json").exists():
-        return Run.create(folder, "redteam", recipe, version=version, command=command)
-    run = Run.open(folder, "redteam")
-    if run.recipe.read_text("utf-8") != recipe:
-        raise ConfigError(f"{folder}: holds a red team of another target or policy; name another folder with --out")
-    return run
+    other = f"{folder}: holds a red team of another target or policy; name another folder with --out"
+    return Run.of(folder, "redteam", recipe, other=other, version=version, command=command)
 
 
 def read(run: Run) -> list[Outcome]:
