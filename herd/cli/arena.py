@@ -58,7 +58,7 @@ def serve(
     try:
         from herd.arena.app import create_app
         from herd.serve.app import PAGE
-        from herd.serve.server import bind, is_loopback
+        from herd.serve.server import bind, is_loopback, shown_address
         from herd.serve.server import serve as listen
     except ImportError as error:
         raise MissingDependencyError(
@@ -78,11 +78,8 @@ def serve(
     )
     arena = Arena(contestants, Votes(place), settings, warn)
     sock.listen(1024)
-    address = sock.getsockname()
-    shown = f"[{address[0]}]" if ":" in address[0] else address[0]
-    warn(
-        f"herd: arena of {len(contestants)} at {'https' if ssl_cert else 'http'}://{shown}:{address[1]} (votes: {place.split('@')[-1]})"
-    )
+    url = f"{'https' if ssl_cert else 'http'}://{shown_address(sock)}"
+    warn(f"herd: arena of {len(contestants)} at {url} (votes: {place.split('@')[-1]})")
     listen(create_app(arena, PAGE, loopback=is_loopback(host)), sock, grace=5, certificate=ssl_cert, key=ssl_key)()
 
 
@@ -189,7 +186,7 @@ def study(plan: Path, out: Path | None, report: Path | None, host: str, port: in
     try:
         from herd.arena.study_app import create_study_app
         from herd.serve.app import PAGE
-        from herd.serve.server import bind, is_loopback
+        from herd.serve.server import bind, is_loopback, shown_address
         from herd.serve.server import serve as listen
     except ImportError as error:
         raise MissingDependencyError(
@@ -203,9 +200,8 @@ def study(plan: Path, out: Path | None, report: Path | None, host: str, port: in
         )  # fmt: skip
     sock = bind(host, port)
     sock.listen(1024)
-    address = sock.getsockname()
     for name in opened.plan.raters:
-        warn(f"{name}: http://{address[0]}:{address[1]}/?rater={opened.token(name)}")
+        warn(f"{name}: http://{shown_address(sock)}/?rater={opened.token(name)}")
     listen(create_study_app(opened, PAGE, loopback=is_loopback(host)), sock, grace=5)()
     opened.close()
 

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli.common import PATH, human
-from herd.errors import ConfigError
+from herd.cli.common import PATH, human, warn
+from herd.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
     from herd.plan.search import Plan
 
 
 class _Default(click.Group):
-    """`herd plan MODEL` is `herd plan train MODEL`."""
+    """`herd plan MODEL` is `herd plan train MODEL`, `herd plan --page` is `herd plan page`."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:1] == ["--page"]:
+            args = ["page", *args[1:]]
         if args and args[0] not in self.commands and args[0] not in ("--help", "-h"):
             args = ["train", *args]
         return super().parse_args(ctx, args)
@@ -31,6 +33,7 @@ def command() -> None:
       herd plan llama-3.1-405b --gpus 16384 --gpu h100 --context 8192 --batch 16M
       herd plan serve llama-3.1-405b --context 8192 --numbers fp8
       herd plan faults --gpus 16384 --days 54
+      herd plan --page                              # all of it as a page of sliders
       herd plan check
     """
 
@@ -200,6 +203,26 @@ def faults(days: float, runs: int, seed: int, **values: Any) -> None:
 
 def _floats(values: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
+
+
+@command.command()
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", default=8070, show_default=True, help="Port; 0 takes a free one.")
+def page(host: str, port: int) -> None:
+    """A page of sliders over the planner, in the browser."""
+    try:
+        from herd.plan.page import create_page
+        from herd.serve.app import PAGE
+        from herd.serve.server import bind, shown_address
+        from herd.serve.server import serve as listen
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"herd plan --page needs {error.name}; install it with: pip install 'llama-herd[serve]'"
+        ) from error
+    sock = bind(host, port)
+    sock.listen(128)
+    warn(f"herd: the planner at http://{shown_address(sock)}")
+    listen(create_page(PAGE), sock, grace=1)()
 
 
 @command.command()

@@ -17,7 +17,7 @@ from herd.serve.gate import GateSettings
 from herd.serve.keys import KeyFile
 from herd.serve.metrics import Metrics
 from herd.serve.served import Served
-from herd.serve.server import Replicas, bind, is_loopback, serve
+from herd.serve.server import Replicas, bind, is_loopback, serve, shown_address
 from herd.serve.settings import ServeSettings
 from herd.tools import ToolBox
 from herd.weights.checkpoint import Checkpoint
@@ -61,10 +61,8 @@ def start(
     box = tools()
 
     def ready(served: Served) -> None:
-        at = sock.getsockname()
-        shown = f"[{at[0]}]" if ":" in at[0] else at[0]
         scheme = "https" if settings.ssl_cert else "http"
-        _say(f"serving {served.name} at {scheme}://{shown}:{at[1]} (API: /v1, described at /docs)")
+        _say(f"serving {served.name} at {scheme}://{shown_address(sock)} (API: /v1, described at /docs)")
 
     gate = GateSettings(
         max_body=settings.max_body, requests_per_minute=settings.requests_per_minute, concurrency=settings.concurrency,
