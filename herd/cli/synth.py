@@ -8,22 +8,19 @@ Examples:
   herd synth runs/synth-questions               # go on where it was
 """
 
-import contextlib
 import os
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from herd import __version__
-from herd.cli.common import PATH, context_option, engine_options, open_model, open_tools, settings_of, show_progress
+from herd.cli.common import PATH, context_option, engine_options, open_model, settings_of, show_progress
 from herd.errors import ConfigError
 
 if TYPE_CHECKING:
     from herd.synth.recipe import Recipe
-    from herd.synth.writer import Writer
 
 
 @click.command(help=__doc__)
@@ -33,6 +30,7 @@ if TYPE_CHECKING:
 @context_option
 @engine_options
 def command(path: Path, out: Path | None, changes: tuple[str, ...], cache_tokens: int | None, **engine: Any) -> None:
+    from herd.life.synthesis import held_back, open_writer
     from herd.runs import Run
     from herd.synth.run import make, prompts_of
     from herd.synth.writer import check_schema_support
@@ -48,8 +46,9 @@ def command(path: Path, out: Path | None, changes: tuple[str, ...], cache_tokens
     check_schema_support()
     prompts_of(recipe)
     recipe.paths()
-    questions = _questions(recipe)
-    with _writer(recipe, cache_tokens, engine) as writer, show_progress() as show:
+    questions, key = held_back(recipe), os.environ.get("OPENAI_API_KEY")
+    engine["cache_tokens"] = cache_tokens
+    with open_writer(recipe, open_model, key, **engine) as writer, show_progress() as show:
         run = run or _open_run(recipe, out or Path("runs") / path.stem)  # last: what is not there is told before
         results = make(run, recipe, writer, questions, show=show)
     for name, value in results.items():
@@ -73,38 +72,3 @@ def _open_run(recipe: "Recipe", out: Path) -> Any:
 
     other = f"{out}: holds a run of another recipe; name another folder with --out"
     return Run.of(out, "synth", dump(recipe), other=other, version=__version__, command=sys.argv)
-
-
-def _questions(recipe: "Recipe") -> list[tuple[str, str, str]]:
-    """The questions that no row may hold; what a recipe names must be here, for silence would look like clean data."""
-    from herd.evals.overlap import questions
-    from herd.evals.source import Places
-    from herd.evals.task import choose
-
-    asked = recipe.decontaminate
-    if not asked.tasks:
-        return []
-    found, absent = questions(
-        choose(list(asked.tasks)), Places(tuple(Path(recipe.folder) / name for name in asked.data))
-    )
-    if absent:
-        raise ConfigError(f"decontaminate: {absent[0]}; name its folder in decontaminate.data, or leave the task out")
-    return found
-
-
-@contextlib.contextmanager
-def _writer(recipe: "Recipe", cache_tokens: int | None, engine: dict[str, Any]) -> "Iterator[Writer]":
-    from herd.engine.open import open_engine
-    from herd.engine.remote import Remote
-    from herd.synth.writer import EngineWriter, RemoteWriter
-
-    if recipe.url:
-        remote = Remote(recipe.url, recipe.model, os.environ.get("OPENAI_API_KEY"), per_minute=recipe.per_minute)
-        yield RemoteWriter(remote, {"model": f"{recipe.model} at {recipe.url}"}, recipe.workers)
-        return
-    checkpoint = open_model(recipe.model)
-    licence = checkpoint.about.get("general.license", b"")[12:].decode("utf-8", "replace")  # after type and length
-    names = ",".join(recipe.tools) if "tools" in recipe.steps else None
-    with open_tools(names, None, None) as box, open_engine(checkpoint, cache_tokens=cache_tokens, **engine) as opened:
-        card = {"model": f"{recipe.model} ({checkpoint.name})", "licence": licence, "backend": opened.backend.name}
-        yield EngineWriter(opened, checkpoint.chat_format(), card, box)

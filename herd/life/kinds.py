@@ -13,10 +13,11 @@ from herd.atomic import atomic_folder
 from herd.config import read
 from herd.data import pipeline
 from herd.errors import ConfigError
-from herd.life import measure, package, preferences
+from herd.life import measure, package, preferences, synthesis
 from herd.life.recipe import Stage
 from herd.life.work import StoppedError, Work
 from herd.runs import Run
+from herd.synth import recipe as writing
 from herd.train import recipe as training
 from herd.weights.quantize import ALIASES
 
@@ -84,7 +85,11 @@ def make_training(stage: Stage, settings: training.Recipe, work: Work) -> dict[s
         if not done:
             raise StoppedError(f"{stage.name}: saved")
         run = Run.open(stage.made, "train")
-    return {**run.record.results, "again": f"herd train {shlex.quote(str(run.recipe))} --out again"}
+    results = dict(run.record.results)
+    if rewards := [line["reward"] for line in run.events() if line.get("event") == "answers"]:
+        del results["loss"]  # of answers that are rewarded it says nothing
+        results |= {"reward at first": rewards[0], "reward": rewards[-1]}
+    return {**results, "again": f"herd train {shlex.quote(str(run.recipe))} --out again"}
 
 
 def make_quantized(stage: Stage, settings: Quantize, work: Work) -> dict[str, Any]:
@@ -109,6 +114,7 @@ KINDS: dict[str, Kind] = {
     "data": Kind(pipeline.Recipe, make_data),
     "tokenizer": Kind(Tokenizer, make_tokenizer),
     "train": Kind(training.Recipe, make_training, model=True),
+    "synth": Kind(writing.Recipe, synthesis.make),
     "preferences": Kind(preferences.Preferences, preferences.make),
     "quantize": Kind(Quantize, make_quantized, model=True),
     "evals": Kind(measure.Evals, measure.evaluate_stages),

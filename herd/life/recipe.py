@@ -23,11 +23,12 @@ _NAME = re.compile(r"[A-Za-z0-9_-]{1,40}")
 
 
 class Samples(msgspec.Struct, frozen=True, kw_only=True):
-    """What each model that a stage makes is asked, greedily: `texts` to go on with and `questions` in its chat format."""
+    """What each model that a stage makes is asked, with one seed: `texts` to go on with and `questions` in its chat format."""
 
     texts: tuple[str, ...] = ()
     questions: tuple[str, ...] = ()
     tokens: int = 48
+    temperature: float = 0.7  # greedy replies of small models say one thing over and over
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):

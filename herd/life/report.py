@@ -44,10 +44,14 @@ def write_report(
 
 def _row(stage: Stage, mark: dict[str, Any]) -> list[Any]:
     results = mark["results"]
-    gave = {k: v for k, v in results.items() if isinstance(v, int | float) and k not in ("tokens", "steps")}
+    gave = {
+        k: v
+        for k, v in results.items()
+        if isinstance(v, int | float) and not isinstance(v, bool) and k not in ("tokens", "steps")
+    }
     shown = ", ".join(f"{key} {number(value)}" for key, value in list(gave.items())[:4])
     return [
-        stage.name, stage.kind, ", ".join(stage.needs), mark["seconds"] / 60, stage.minutes, mark["cpu"] / 60,
+        stage.name, stage.kind, ", ".join(stage.needs), f"{mark['seconds'] / 60:.2f}", stage.minutes, f"{mark['cpu'] / 60:.2f}",
         results.get("tokens"), shown,
     ]  # fmt: skip
 
@@ -55,11 +59,18 @@ def _row(stage: Stage, mark: dict[str, Any]) -> list[Any]:
 def _curves(report: Report, stages: list[Stage]) -> None:
     runs = {stage.name: Run.open(stage.made, "train") for stage in stages}
     report.heading("Training")
-    report.lines({name: curve(run, "step", "loss") for name, run in runs.items()}, x="tokens of the stage", y="loss", title="Loss a step. Objectives differ, so only a curve's own course means something.")  # fmt: skip
+    rewards = {name: [e["reward"] for e in run.events() if e.get("event") == "answers"] for name, run in runs.items()}
+    rewards = {name: found for name, found in rewards.items() if found}
+    report.lines({name: curve(run, "step", "loss") for name, run in runs.items() if name not in rewards}, x="tokens of the stage", y="loss", title="Loss a step. Objectives differ, so only a curve's own course means something.")  # fmt: skip
     found = {}
     for name, run in runs.items():
         for source in dict.fromkeys(e["source"] for e in run.events() if e.get("event") == "validation"):
             found[f"{name}: {source}"] = curve(run, "validation", "loss", source)
+    if rewards:
+        points = {name: [(float(i), value) for i, value in enumerate(found, 1)] for name, found in rewards.items()}
+        report.lines(
+            points, x="rollout", y="reward", title="Mean reward of the answers that reinforcement learning samples."
+        )
     if found:
         report.lines(found, x="tokens of the stage", y="loss", title="Loss on what is held back.")
 
@@ -95,7 +106,9 @@ def _samples(report: Report, stages: list[Stage], samples: dict[str, list[tuple[
     if not any(samples.values()):
         return
     report.heading("Samples before and after each stage")
-    report.note("Greedy. Before is the model that the stage started from; a new model had no weights yet.")
+    report.note(
+        "Sampled, with one seed. Before is the model that the stage started from; a new model had no weights yet."
+    )
     by_name = {stage.name: stage for stage in stages}
     for stage in stages:
         if not samples[stage.name]:

@@ -137,13 +137,13 @@ def samples_of(stage: Stage, samples: Samples) -> list[tuple[str, str]]:
 
 
 def sample(stage: Stage, samples: Samples, work: Work) -> None:
-    """Ask a stage's model the recipe's prompts, greedily, once."""
+    """Ask a stage's model the recipe's prompts, once."""
     path = _place(stage, samples)
     if path.exists() or not (samples.texts or samples.questions):
         return
     place = next((one for one in (stage.made / "model.gguf", stage.made / "hf") if one.exists()), stage.made)
     checkpoint = work.find(str(place))
-    params = SamplingParams(temperature=0.0, max_tokens=samples.tokens)
+    params = SamplingParams(temperature=samples.temperature, max_tokens=samples.tokens, seed=0)
     kinds = ((samples.texts, Prompter(checkpoint, raw=True)), (samples.questions, Prompter(checkpoint)))
     asked = [prompter.request(text, params=params, name=text) for texts, prompter in kinds for text in texts]
     engine = open_engine(checkpoint)

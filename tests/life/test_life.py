@@ -17,6 +17,7 @@ from herd.engine.request import SamplingParams
 from herd.errors import ConfigError
 from herd.life.dry_run import row
 from herd.life.recipe import Recipe, load, stages
+from herd.life.run import live
 from herd.safety.policy import read_policy
 from herd.weights.open import open_checkpoint
 
@@ -137,6 +138,24 @@ def test_the_report_opens_offline_in_a_browser(lived):
     assert re.search(r"herd train \S+recipe.toml --out again", text)
     assert not wrong
     assert all(url.startswith("file:") for url in asked)
+
+
+def test_a_stage_has_a_model_write_data_and_is_made_once(tmp_path, smollm):
+    sums = json.loads((ROOT / "recipes/data/arithmetic/train.jsonl").read_text().splitlines()[0])
+    lines = [{**sums, "id": f"{a}", "answer": a + 3} for a in range(2, 8)]
+    for line in lines:
+        line["prompt"] = [*sums["prompt"][:-1], {"role": "user", "content": f"Compute {line['answer'] - 3} + 3."}]
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    stage = {"kind": "synth", "steps": ["preferences"], "inputs": ["./sums.jsonl"], "options": {"preferences": {"answers": 8, "rule": "answer"}}}  # fmt: skip
+    said = []
+    for _ in range(2):
+        live(Recipe(stages={"pairs": stage}), tmp_path, tmp_path / "out", lambda _: smollm, [], say=said.append)
+    assert said == ["pairs (synth) ...", "pairs (synth): made before"]
+    (made,) = tmp_path.glob("out/stages/pairs-*/made")
+    pairs = [json.loads(line) for line in (made / "data.jsonl").open()]
+    assert pairs
+    assert all(pair["scores"] == [1, 0] for pair in pairs)
+    assert record(tmp_path / "out", "pairs")["results"]["written"] == len(pairs)
 
 
 def made_of(tmp_path: Path, **tables: dict) -> list:
