@@ -1,4 +1,4 @@
-"""Make a corpus by a recipe: read, extract, filter, redact, deduplicate. The same command goes on after Ctrl-C or a kill.
+"""Make a corpus by a recipe: read, extract, filter, redact, deduplicate, tokenize. The same command goes on after Ctrl-C or a kill.
 
 \b
 Examples:
@@ -8,6 +8,7 @@ Examples:
   herd data report runs/docs-corpus                    # one HTML page about the corpus
   herd data learn labels.jsonl --at 3 --out quality.npz # a classifier of quality, from {"text", "label"}
   herd data count runs/docs-corpus/texts --out words.npz # the words that texts are compared with
+  herd data pack runs/docs-corpus/texts --tokenizer smollm2-135m --out tokens # any text as packed tokens to train on
   herd data mix pretrain.toml --designs 12 --out mixes # recipes of small training runs with other mixes
   herd data mix runs/mix-*                             # the mix that those runs predict to be best
 """
@@ -18,7 +19,7 @@ from pathlib import Path
 import click
 
 from herd import __version__
-from herd.cli.common import PATH, settings_of, show_progress
+from herd.cli.common import PATH, open_model, settings_of, show_progress
 from herd.errors import ConfigError
 
 
@@ -27,24 +28,27 @@ from herd.errors import ConfigError
     "words",
     nargs=-1,
     required=True,
-    metavar="RECIPE | RUN | explain RUN ID | report RUN | mix RUN RUN ... | learn LABELS | count FILES",
+    metavar="RECIPE | RUN | explain RUN ID | report RUN | mix RUN RUN ... | learn LABELS | count FILES | pack FILES",
 )
 @click.option("--out", type=PATH, help="The run's folder, or the report's file. Default: runs/ and the recipe's name.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes that read and filter.")
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: rules.min_words=20.")
 @click.option("--designs", type=click.IntRange(5, 1000), help="With mix: write so many training recipes.")
 @click.option("--tokens", type=click.FloatRange(min=1), help="With mix: what to plan for. Default: as the longest run.")
+@click.option("--tokenizer", help="With pack: a model, or a folder with a tokenizer.json.")
 @click.option("--at", type=float, default=0.5, help="With learn: labels of this or more are good.")
 def command(
     words: tuple[str, ...], out: Path | None, workers: int, changes: tuple[str, ...], designs: int | None,
-    tokens: float | None, at: float,
+    tokens: float | None, tokenizer: str | None, at: float,
 ) -> None:  # fmt: skip
     from herd.runs import Run
 
-    many = words[0] in ("mix", "count") and len(words) > 1
-    if not many and len(words) != {"explain": 3, "report": 2, "learn": 2, "mix": 2, "count": 2}.get(words[0], 1):
+    many = words[0] in ("mix", "count", "pack") and len(words) > 1
+    if not many and len(words) != {"explain": 3, "report": 2, "learn": 2, "mix": 2, "count": 2, "pack": 2}.get(
+        words[0], 1
+    ):
         raise ConfigError(
-            f"herd data {' '.join(words)}: expected RECIPE, RUN, explain RUN ID, report RUN, mix RUN RUN ..., learn LABELS, or count FILES"
+            f"herd data {' '.join(words)}: expected RECIPE, RUN, explain RUN ID, report RUN, mix RUN RUN ..., learn LABELS, count FILES, or pack FILES"
         )
     if words[0] == "mix":
         _mix([Path(word) for word in words[1:]], designs, out, tokens)
@@ -56,6 +60,8 @@ def command(
         from herd.cli.data_quality import count_words
 
         count_words([Path(word) for word in words[1:]], out or Path("reference.npz"))
+    elif words[0] == "pack":
+        _pack([Path(word) for word in words[1:]], tokenizer, out or Path("tokens"))
     elif words[0] == "explain":
         _explain(Run.open(Path(words[1]), "data").folder, words[2])
     elif words[0] == "report":
@@ -77,6 +83,24 @@ def _mix(paths: list[Path], designs: int | None, out: Path | None, tokens: float
         write_designs(paths[0], designs, out or Path("mixes"))
 
 
+def _pack(paths: list[Path], tokenizer: str | None, out: Path) -> None:
+    from herd.data.pack import pack
+    from herd.text.documents import iter_documents
+    from herd.weights.sidecars import tokenizer_of
+
+    if tokenizer is None:
+        raise ConfigError("--tokenizer is missing; name the model that is to learn from these tokens, or a folder")
+    for path in paths:
+        if not path.exists():
+            raise ConfigError(f"{path}: no such file or folder")
+    texts = (text for path in paths for text, _ in iter_documents(path))
+    with show_progress() as show:
+        index = pack(texts, tokenizer_of(tokenizer, open_model), out, show=show)
+    each = index.bytes / index.tokens
+    print(f"{out}: {index.documents:,} documents, {index.tokens:,} tokens, {each:.2f} bytes a token")
+    print(f'in a training recipe: [[data.sources]] path = "{out}", kind = "tokens"')
+
+
 def _explain(folder: Path, name: str) -> None:
     from herd.data.pipeline import explain
 
@@ -86,8 +110,10 @@ def _explain(folder: Path, name: str) -> None:
 
 def _make(path: Path, out: Path | None, workers: int, changes: tuple[str, ...]) -> None:
     from herd.config import read
-    from herd.data.pipeline import Recipe, make, open_run
+    from herd.data.pipeline import make, open_run
+    from herd.data.recipe import Recipe
     from herd.runs import Run
+    from herd.weights.sidecars import tokenizer_of
 
     if not path.exists():
         raise ConfigError(f"{path}: no such recipe; give a .toml file, or a run's folder to go on with it")
@@ -101,7 +127,11 @@ def _make(path: Path, out: Path | None, workers: int, changes: tuple[str, ...]) 
         recipe = read(Recipe, path, flags, values={"folder": str(path.parent.resolve())}).check()
         run = open_run(recipe, out or Path("runs") / path.stem, __version__, sys.argv)
     with show_progress() as show:
-        results = make(run, recipe, workers=workers, show=show)
+        results = make(
+            run, recipe, workers=workers, show=show, tokenizer_of=lambda name: tokenizer_of(name, open_model)
+        )
     for name, value in results.items():
         print(f"{name:32} {value:>12,}")
+    if "tokens" in results:
+        print(f'to train on it: path = "{run.folder}/tokens", kind = "tokens"')
     print(f"{run.folder}/texts: {results.get('documents', 0):,} documents; look at them: herd data report {run.folder}")

@@ -29,12 +29,10 @@ def count_words(paths: list[Path], out: Path) -> None:
     """The words of a corpus: text files, JSON lines with `text`, or folders of either."""
     from herd.data.identify import identify
     from herd.data.quality import count
-    from herd.text.documents import read_documents
+    from herd.text.documents import iter_documents
 
     def texts() -> Iterator[tuple[str, str]]:
         for path in paths:
-            lines = sorted(path.glob("*.jsonl")) if path.is_dir() else []
-            for part in lines or [path]:
-                yield from ((text, identify(text)[0]) for text, _ in read_documents(part))
+            yield from ((text, identify(text)[0]) for text, _ in iter_documents(path))
 
     print(f"{out}: {count(texts(), out):,} words")

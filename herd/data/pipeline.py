@@ -5,6 +5,7 @@
     RUN/texts/NNNNN.jsonl       the corpus: {"id", "url", "language", "text"}; `herd train` reads it
     RUN/dropped.jsonl           documents that went as duplicates
     RUN/lines.json              lines that went, how often
+    RUN/tokens/, RUN/held-out/  the corpus in packed tokens (pack.py), where the recipe asks for them
 
 A part is written whole or not at all and depends on its input and the recipe alone: whoever is killed goes on to the same bytes,
 and so does any number of workers.
@@ -15,7 +16,7 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -25,98 +26,21 @@ import msgspec
 
 from herd.atomic import atomic_file
 from herd.config import dump
-from herd.data import deduplicate, quality
+from herd.data import deduplicate, pack, quality
 from herd.data.extract import extract
 from herd.data.filters import Rules, clean, judge, redact
 from herd.data.identify import identify
-from herd.data.read import Raw, kind_of, read
+from herd.data.read import Raw, read
+from herd.data.recipe import Deduplicate, Pack, Recipe, Unit, units
 from herd.errors import ConfigError
 from herd.progress import Progress, silent
 from herd.runs import Run
+from herd.text.tokenizer import Tokenizer
+from herd.text.train_tokenizer import train_tokenizer
+from herd.weights.sidecars import read_tokenizer
 
 SAMPLE = 300
 """Characters of a dropped document that are kept beside its rule."""
-UNIT = 200
-"""Files of one document that make a part."""
-
-
-class Deduplicate(msgspec.Struct, frozen=True, kw_only=True):
-    """What counts as the same: equal texts, equal addresses, texts of Jaccard similarity `similar` or more, frequent lines."""
-
-    exact: bool = True
-    url: bool = True
-    similar: float | None = 0.8
-    line_over: int | None = 6  # a line in more documents than this goes
-    memory_mb: int = 256
-
-
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
-    """`inputs` are files, folders or patterns, from the recipe's own folder."""
-
-    inputs: tuple[str, ...]
-    rules: Rules = Rules()
-    deduplicate: Deduplicate = Deduplicate()
-    documents_a_file: int = 10_000
-    folder: str = ""  # where inputs start from; the recipe's own folder
-
-    def check(self) -> "Recipe":
-        """The recipe; ConfigError naming what cannot be."""
-        if not self.inputs:
-            raise ConfigError("inputs is empty; name files, folders or patterns")
-        for file, limit in (("reference", self.rules.max_divergence), ("quality", self.rules.min_quality)):
-            named = getattr(self.rules, file)
-            if bool(named) != (limit is not None):
-                raise ConfigError(f"rules.{file} and its limit go together; give both or neither")
-            if named and not (Path(self.folder) / named).is_file():
-                raise ConfigError(f"rules.{file}: {named}: no such file in {Path(self.folder).resolve()}")
-        if self.deduplicate.similar is not None and not 0 < self.deduplicate.similar <= 1:
-            raise ConfigError(
-                f"deduplicate.similar is {self.deduplicate.similar}; expected a number above 0, at most 1"
-            )
-        for key, value in (
-            ("deduplicate.memory_mb", self.deduplicate.memory_mb),
-            ("documents_a_file", self.documents_a_file),
-        ):
-            if value < 1:
-                raise ConfigError(f"{key} is {value}; expected 1 or more")
-        found = {
-            key: str(Path(self.folder) / path) for key in ("reference", "quality") if (path := getattr(self.rules, key))
-        }
-        return msgspec.structs.replace(self, rules=msgspec.structs.replace(self.rules, **found))
-
-
-Unit = tuple[tuple[str, str], ...]  # (path, name) of each file
-
-
-def units(recipe: Recipe) -> list[Unit]:
-    """Parts of the work in their order: files that hold many documents alone, others by 200. Of a folder those files are taken
-    whose names say what they hold. ConfigError for an input that gives none.
-    """
-    base = Path(recipe.folder or ".")
-    paths: dict[Path, None] = {}
-    for pattern in recipe.inputs:
-        place = base / pattern
-        if place.is_dir():
-            found = [path for path in sorted(place.rglob("*")) if path.is_file() and kind_of(path, strict=False)]
-        elif place.is_file():
-            found = [place]
-        else:
-            with contextlib.suppress(NotImplementedError, ValueError):
-                found = [path for path in sorted(base.glob(pattern)) if path.is_file()]
-            if Path(pattern).is_absolute():
-                found = [p for p in sorted(Path("/").glob(str(pattern).lstrip("/"))) if p.is_file()]
-        if not found:
-            raise ConfigError(f"inputs: {pattern}: no such file in {base.resolve()}")
-        paths.update(dict.fromkeys(found))
-    made: list[Unit] = []
-    small: list[tuple[str, str]] = []
-    for path in paths:
-        name = str(path.relative_to(base)) if path.is_relative_to(base) else str(path)
-        if kind_of(path) in ("html", "text"):
-            small.append((str(path), name))
-        else:
-            made.append(((str(path), name),))
-    return made + [tuple(small[i : i + UNIT]) for i in range(0, len(small), UNIT)]
 
 
 def one_document(raw: Raw, rules: Rules) -> dict[str, Any]:
@@ -281,9 +205,41 @@ def open_run(recipe: Recipe, out: Path, version: str, command: Iterable[str]) ->
     return Run.of(out, "data", dump(recipe), other=other, version=version, command=command)
 
 
-def make(run: Run, recipe: Recipe, *, workers: int = 1, show: Progress = silent) -> dict[str, Any]:
-    """Do what is not done yet; the results. Bytes do not depend on `workers` or on interruptions."""
+def _pack(folder: Path, asked: Pack, tokenizer: Tokenizer | None, show: Progress) -> dict[str, Any]:
+    """Packed tokens of the corpus, and of what is held out, if the recipe asks for that."""
+
+    def texts(held: bool) -> Iterator[str]:
+        for row in kept(folder):
+            if (deduplicate.text_key(row["id"]) < asked.held_out * 2**64) == held:
+                yield row["text"]
+
+    if tokenizer is None:
+        assert asked.vocab is not None
+        tokenizer = train_tokenizer(texts(False), asked.vocab)
+    for name in ("tokens", "held-out"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    index = pack.pack(texts(False), tokenizer, folder / "tokens", show=show)
+    results: dict[str, Any] = {"tokens": index.tokens, "bytes a token": round(index.bytes / index.tokens, 2)}
+    if asked.held_out and next(texts(True), None) is not None:
+        results["held-out tokens"] = pack.pack(texts(True), tokenizer, folder / "held-out", show=show).tokens
+    return results
+
+
+def make(
+    run: Run,
+    recipe: Recipe,
+    *,
+    workers: int = 1,
+    show: Progress = silent,
+    tokenizer_of: Callable[[str], Tokenizer] = lambda name: read_tokenizer(Path(name)),
+) -> dict[str, Any]:
+    """Do what is not done yet; the results. Bytes do not depend on `workers` or on interruptions.
+
+    `tokenizer_of` finds the tokenizer that the recipe names.
+    """
     parts = run.folder / "parts"
+    named = recipe.pack and recipe.pack.tokenizer
+    tokenizer = tokenizer_of(named) if named else None  # before any work, since it may not be there
     with run.working():
         parts.mkdir(exist_ok=True)
         for partial in [*run.folder.glob(".*.partial"), *parts.glob(".*.partial")]:  # of a process that was killed
@@ -313,6 +269,8 @@ def make(run: Run, recipe: Recipe, *, workers: int = 1, show: Progress = silent)
         lost = rules(run.folder)
         results: dict[str, Any] = {**counts, **{f"dropped {rule}": n for rule, n in sorted(lost.items())}}
         results["read"] = counts["documents"] + sum(lost.values())
+        if recipe.pack is not None and counts["documents"]:
+            results |= _pack(run.folder, recipe.pack, tokenizer, show)
         run.log(event="done", **results)
         run.finish(**results)
     return results

@@ -5,6 +5,7 @@ from itertools import islice
 from pathlib import Path
 
 from herd.data import pipeline
+from herd.data.pack import read_index
 from herd.report import Report
 
 EXAMPLES = 5
@@ -37,6 +38,16 @@ def write_report(folder: Path, out: Path) -> None:
     report.table(["language", "documents"], languages.most_common())
     report.heading("Lengths")
     report.table(["characters, up to", "documents"], [[2**size, count] for size, count in sorted(sizes.items())])
+    packs = {name: read_index(folder / name) for name in ("tokens", "held-out") if (folder / name).exists()}
+    if packs:
+        report.heading("Packed tokens")
+        report.table(
+            ["folder", "documents", "tokens", "bytes a token", "shards", "vocabulary"],
+            [
+                [name, one.documents, one.tokens, round(one.bytes / one.tokens, 2), len(one.shards), one.vocab]
+                for name, one in packs.items()
+            ],
+        )
     if redacted:
         report.heading("Personal data that was redacted")
         report.table(["kind", "times"], redacted.most_common())

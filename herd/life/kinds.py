@@ -12,6 +12,7 @@ from herd import __version__
 from herd.atomic import atomic_folder
 from herd.config import read
 from herd.data import pipeline
+from herd.data.recipe import Recipe as Corpus
 from herd.errors import ConfigError
 from herd.life import measure, package, preferences, synthesis
 from herd.life.recipe import Stage
@@ -20,6 +21,7 @@ from herd.runs import Run
 from herd.synth import recipe as writing
 from herd.train import recipe as training
 from herd.weights.quantize import ALIASES
+from herd.weights.sidecars import tokenizer_of
 
 
 @dataclass(frozen=True)
@@ -46,11 +48,13 @@ class Quantize(msgspec.Struct, frozen=True, kw_only=True):
     calibrate: str | None = None
 
 
-def make_data(stage: Stage, settings: pipeline.Recipe, work: Work) -> dict[str, Any]:
+def make_data(stage: Stage, settings: Corpus, work: Work) -> dict[str, Any]:
     """A corpus."""
     settings = msgspec.structs.replace(settings, folder=str(work.base)).check()
     run = pipeline.open_run(settings, stage.made, __version__, ["herd", "run"])
-    results = dict(run.record.results) if run.status == "done" else pipeline.make(run, settings, show=work.show)
+    results = dict(run.record.results)
+    if run.status != "done":
+        results = pipeline.make(run, settings, show=work.show, tokenizer_of=lambda name: tokenizer_of(name, work.find))
     return {**results, "again": f"herd data {shlex.quote(str(run.recipe))} --out again"}
 
 
@@ -111,7 +115,7 @@ def make_quantized(stage: Stage, settings: Quantize, work: Work) -> dict[str, An
 
 
 KINDS: dict[str, Kind] = {
-    "data": Kind(pipeline.Recipe, make_data),
+    "data": Kind(Corpus, make_data),
     "tokenizer": Kind(Tokenizer, make_tokenizer),
     "train": Kind(training.Recipe, make_training, model=True),
     "synth": Kind(writing.Recipe, synthesis.make),

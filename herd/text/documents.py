@@ -12,12 +12,17 @@ _BETWEEN = "\n" * 3
 
 def read_documents(path: Path) -> list[tuple[str, str]]:
     """(text, where it is from) of each document; FormatError naming what cannot be read or holds none."""
-    kinds = (".txt", ".md", ".jsonl")
-    files = sorted(p for p in path.rglob("*") if p.suffix in kinds) if path.is_dir() else [path]
-    found = [document for file in files for document in _documents(file)]
+    found = list(iter_documents(path))
     if not found:
         raise FormatError(f"{path}: holds no text")
     return found
+
+
+def iter_documents(path: Path) -> Iterator[tuple[str, str]]:
+    """The same, with one file at a time in memory; none where there is no text."""
+    kinds = (".txt", ".md", ".jsonl")
+    for file in sorted(p for p in path.rglob("*") if p.suffix in kinds) if path.is_dir() else [path]:
+        yield from _documents(file)
 
 
 def _documents(file: Path) -> Iterator[tuple[str, str]]:

@@ -32,7 +32,7 @@ from herd.train.samples import Corpus, plain_texts, read_source
 from herd.train.tasks import Tasks, read_tasks
 from herd.train.trainer import Log, Trainer, make_optimizer
 from herd.weights.checkpoint import Checkpoint
-from herd.weights.sidecars import read_tokenizer
+from herd.weights.sidecars import read_tokenizer, tokenizer_of
 
 Find = Callable[[str], Checkpoint]
 """The checkpoint of a path or a name."""
@@ -116,8 +116,8 @@ def _tokenizer(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> To
     """The tokenizer of a new model."""
     model = recipe.model
     if model.vocab is None:
-        path = folder / (model.tokenizer or "")
-        return read_tokenizer(path) if (path / "tokenizer.json").exists() else find(model.tokenizer or "").tokenizer
+        name = model.tokenizer or ""
+        return tokenizer_of(str(folder / name) if (folder / name).is_dir() else name, find)
     if run is not None:
         return read_tokenizer(run / "model")
     texts = (text for source in recipe.data.sources for text in plain_texts(source.kind, folder / source.path))

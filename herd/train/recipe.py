@@ -13,10 +13,10 @@ from herd.errors import ConfigError
 from herd.runs import Run
 
 Objective = Literal["next-token", "dpo", "reward", "distil", "grpo"]
-Kind = Literal["text", "messages", "pairs", "ranked", "prompts"]
+Kind = Literal["text", "tokens", "messages", "pairs", "ranked", "prompts"]
 NEEDED: dict[str, tuple[Kind, ...]] = {
     # objective -> kinds of samples it learns from
-    "next-token": ("text", "messages"), "distil": ("text", "messages"), "dpo": ("pairs",), "reward": ("pairs", "ranked"),
+    "next-token": ("text", "tokens", "messages"), "distil": ("text", "tokens", "messages"), "dpo": ("pairs",), "reward": ("pairs", "ranked"),
     "grpo": ("prompts",),
 }  # fmt: skip
 
@@ -41,7 +41,7 @@ class Model(Section, frozen=True, kw_only=True):
 
 
 class Source(Section, frozen=True, kw_only=True):
-    """Samples from a file (or a folder of text files), drawn in proportion to `weight`, in tokens.
+    """Samples from a file (or a folder of text files, or of packed tokens), drawn in proportion to `weight`, in tokens.
 
     `long`: what becomes of a dialog longer than a row. Text is always cut where a row ends and goes on in the next.
     """

@@ -1,4 +1,4 @@
-"""Files -> tokens with a weight in the loss: text, dialogs, pairs of answers, ranked answers.
+"""Files -> tokens with a weight in the loss: text, packed tokens, dialogs, pairs of answers, ranked answers.
 
 The mask of a dialog comes from `ChatFormat`, never from searching the text. A sample whose targets are all masked is an
 error with its file and line.
@@ -7,20 +7,19 @@ error with its file and line.
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from herd.errors import FormatError, HerdError
+from herd.data import pack
+from herd.errors import ConfigError, FormatError, HerdError
 from herd.text.chat_format import ChatFormat, chat_format
 from herd.text.documents import json_lines, read_documents
 from herd.text.messages import Message
 from herd.text.tokenizer import Tokenizer
 from herd.train.recipe import Source
-
-Kind = Literal["text", "messages", "pairs", "ranked"]
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Corpus:
 
     name: str
     weight: float
-    ids: NDArray[np.uint32]
+    ids: NDArray[np.uint32] | pack.Joined
     offsets: NDArray[np.int64]
     mask: NDArray[np.bool_] | None
     groups: NDArray[np.int64]
@@ -70,8 +69,8 @@ def read_source(
 
     Dialogs longer than `length` positions are cut at the end or dropped, as the source says.
     """
-    if source.kind == "text":
-        return _text(source, path, tokenizer)
+    if source.kind in ("text", "tokens"):
+        return (_text if source.kind == "text" else _tokens)(source, path, tokenizer)
     encode = _Encoder(chat_format(tokenizer, template), tokenizer.stop_ids if plain_answers else frozenset())
     ids: list[NDArray[np.uint32]] = []
     masks: list[NDArray[np.bool_]] = []
@@ -110,6 +109,8 @@ def read_source(
 
 def plain_texts(kind: str, path: Path) -> Iterator[str]:
     """The texts of a source, for a tokenizer to learn from."""
+    if kind == "tokens":
+        raise ConfigError(f"{path}: holds tokens, from which no tokenizer can be learned; name theirs: model.tokenizer")
     if kind == "text":
         yield from (text for text, _ in read_documents(path))
         return
@@ -123,22 +124,19 @@ def plain_texts(kind: str, path: Path) -> Iterator[str]:
 def _text(source: Source, path: Path, tokenizer: Tokenizer) -> Corpus:
     """Documents of a text file, of all text files of a folder, or of the `text` of JSON lines; each begins and ends as declared."""
     documents = read_documents(path)
-    ids, offsets = tokenizer.encode_batch(text for text, _ in documents)
-    first = tokenizer.declared.first
-    end = tokenizer.declared.eos
-    added = (first is not None) + (end is not None)
-    counts = np.diff(offsets) + added
-    out = np.empty(int(counts.sum()), np.uint32)
-    starts = np.concatenate([[0], np.cumsum(counts)])
-    text = np.ones(len(out), bool)
-    if first is not None:
-        out[starts[:-1]], text[starts[:-1]] = first, False
-    if end is not None:
-        out[starts[1:] - 1], text[starts[1:] - 1] = end, False
-    out[text] = ids
+    ids, offsets = pack.encode((text for text, _ in documents), tokenizer)
     return Corpus(
-        source.name or path.stem, source.weight, out, starts, None, np.arange(len(starts)),
+        source.name or path.stem, source.weight, ids, offsets, None, np.arange(len(offsets)),
         lambda sample: documents[sample][1], may_be_cut=True,
+    )  # fmt: skip
+
+
+def _tokens(source: Source, path: Path, tokenizer: Tokenizer) -> Corpus:
+    """Documents that `herd data` has packed, read from the disk as they are drawn."""
+    _, ids, offsets = pack.read(path, tokenizer)
+    return Corpus(
+        source.name or path.stem, source.weight, ids, offsets, None, np.arange(len(offsets)),
+        lambda sample: f"{path} (document {sample})", may_be_cut=True,
     )  # fmt: skip
 
 

@@ -3,15 +3,18 @@
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from herd.errors import NoTokenizerError
 from herd.text.tokenizer import Declared, Tokenizer
 from herd.text.tokenizer_json import HFTokenizer
 from herd.weights.files import read_json
 from herd.weights.kinds import unlike
+
+if TYPE_CHECKING:
+    from herd.weights.checkpoint import Checkpoint
 
 _NAMED = ("bos", "eos", "eot", "eom", "pad", "unk")  # `bos_token` in tokenizer_config.json, `bos_token_id` elsewhere
 
@@ -26,6 +29,11 @@ def read_tokenizer(folder: Path) -> HFTokenizer:
     spec = read_json(path)
     begins, ends = _written(spec.get("post_processor"))
     return HFTokenizer.from_spec(spec, read_declared(folder, _ids(spec), begins, ends), str(path))
+
+
+def tokenizer_of(name: str, find: "Callable[[str], Checkpoint]") -> Tokenizer:
+    """The tokenizer of a folder that holds one, or of the checkpoint that `find` finds by this name."""
+    return read_tokenizer(Path(name)) if (Path(name) / "tokenizer.json").exists() else find(name).tokenizer
 
 
 def read_declared(folder: Path, ids: Mapping[str, int], add_bos: bool = False, add_eos: bool = False) -> Declared:

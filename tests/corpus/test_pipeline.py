@@ -120,13 +120,3 @@ def test_what_cannot_be_is_one_line(place):
     assert "cannot tell" in herd(place, "bad.toml", code=2)
     (place / "bad.toml").write_text('inputs = ["pages"]\n[deduplicate]\nsimilar = 2.0\n')
     assert "similar" in herd(place, "bad.toml", code=2)
-
-
-def test_the_recipe_that_comes_with_herd(tmp_path):
-    recipe = Path("recipes/docs-corpus.toml").resolve()
-    run = subprocess.run(
-        [*HERD, recipe, "--out", tmp_path / "run"], capture_output=True, text=True, check=True, timeout=120
-    )
-    texts = [line for path in (tmp_path / "run" / "texts").glob("*") for line in path.read_text().splitlines()]
-    assert len(texts) > 30, run.stderr
-    assert any("Universal Declaration" in line for line in texts)
