@@ -4,7 +4,6 @@
 #include <cstring>
 #include <queue>
 #include <stdexcept>
-#include <unordered_map>
 
 namespace herd::text {
 namespace {
@@ -18,17 +17,24 @@ uint64_t mixed(uint64_t x) {  // SplitMix64's finalizer
   return x ^ (x >> 31);
 }
 
+template <class T>
+uint64_t read(const char* at) {
+  T value;
+  std::memcpy(&value, at, sizeof value);
+  return value;
+}
+
 uint64_t hash_of(std::string_view text) {
-  uint64_t h = text.size(), part;
+  uint64_t h = text.size(), tail = 0;
   const char* p = text.data();
   size_t left = text.size();
-  for (; left >= 8; left -= 8, p += 8) {
-    std::memcpy(&part, p, 8);
-    h = mixed(h ^ part);
+  for (; left >= 8; left -= 8, p += 8) h = mixed(h ^ read<uint64_t>(p));
+  if (left >= 4) {  // reads that overlap: copying a number of bytes that is not known before costs a call
+    tail = read<uint32_t>(p) | read<uint32_t>(p + left - 4) << 32;
+  } else if (left) {
+    tail = read<uint8_t>(p) | read<uint8_t>(p + left / 2) << 8 | read<uint8_t>(p + left - 1) << 16;
   }
-  part = 0;
-  std::memcpy(&part, p, left);
-  return mixed(h ^ part);
+  return mixed(h ^ tail);
 }
 
 size_t table_size(size_t entries) {
@@ -98,7 +104,8 @@ Strings::Strings(const std::vector<std::string>& all) {
 }
 
 Bpe::Bpe(const Strings& tokens, const std::vector<Kind>& kinds, const Strings& merges, Cut cut, bool whole_words)
-    : cut_(cut), whole_words_(whole_words) {
+    : cut_(cut), whole_(tokens.size()) {
+  for (auto& whole : whole_) whole.store(whole_words, std::memory_order_relaxed);
   by_bytes_.assign(table_size(tokens.size()), 0);
   std::string bytes;
   std::vector<bool> reached(tokens.size());  // by text: not by special tokens, nor names outside the alphabet, nor names that come again
@@ -106,7 +113,7 @@ Bpe::Bpe(const Strings& tokens, const std::vector<Kind>& kinds, const Strings& m
     reached[i] = kinds[i] == Kind::PLAIN && to_bytes(tokens[i], bytes);
     bytes_.add(reached[i] ? std::string_view(bytes) : tokens[i]);
     if (reached[i]) {
-      uint32_t& place = by_bytes_[slot_of(bytes)];
+      uint32_t& place = by_bytes_[slot_of(bytes, hash_of(bytes))];
       if (place) reached[place - 1] = false;
       place = uint32_t(i) + 1;
     }
@@ -143,13 +150,14 @@ Bpe::Bpe(const Strings& tokens, const std::vector<Kind>& kinds, const Strings& m
 std::string_view Bpe::bytes_of(size_t token) const { return token < bytes_.size() ? bytes_[token] : std::string_view(); }
 
 // Where the plain token of these bytes is in the table, or would be.
-size_t Bpe::slot_of(std::string_view bytes) const {
-  size_t mask = by_bytes_.size() - 1, slot = hash_of(bytes) & mask;
+size_t Bpe::slot_of(std::string_view bytes, uint64_t hash) const {
+  size_t mask = by_bytes_.size() - 1, slot = hash & mask;
   while (by_bytes_[slot] && bytes_[by_bytes_[slot] - 1] != bytes) slot = (slot + 1) & mask;
   return slot;
 }
 
-int32_t Bpe::find(std::string_view bytes) const { return int32_t(by_bytes_[slot_of(bytes)]) - 1; }
+int32_t Bpe::find(std::string_view bytes, uint64_t hash) const { return int32_t(by_bytes_[slot_of(bytes, hash)]) - 1; }
+int32_t Bpe::find(std::string_view bytes) const { return find(bytes, hash_of(bytes)); }
 
 const Bpe::Merge* Bpe::merge_of(int32_t left, int32_t right) const {
   uint64_t pair = uint64_t(uint32_t(left)) << 32 | uint32_t(right);
@@ -159,20 +167,43 @@ const Bpe::Merge* Bpe::merge_of(int32_t left, int32_t right) const {
   return nullptr;
 }
 
-// Words of one text that were encoded already: most words come again.
+// Words of one text that were encoded already, as most words come again: open addressing.
 class Bpe::Words {
  public:
-  const std::vector<int32_t>* find(std::string_view word) const {
-    auto found = known_.find(word);
-    return found == known_.end() ? nullptr : &found->second;
+  struct Word {
+    uint64_t hash;
+    const char* bytes;
+    uint32_t length, first, count;  // ids `first` to `first + count`; count 0: no word is here
+  };
+  // The word, or where it would be.
+  Word& at(std::string_view bytes, uint64_t hash) {
+    size_t mask = words_.size() - 1, slot = hash & mask;
+    while (words_[slot].count && !same(words_[slot], bytes, hash)) slot = (slot + 1) & mask;
+    return words_[slot];
   }
-  void keep(std::string_view word, std::vector<int32_t> ids) { known_.emplace(word, std::move(ids)); }
+  void keep(std::string_view bytes, uint64_t hash, const int32_t* ids, size_t count) {
+    if (2 * ++kept_ > words_.size()) grow();
+    at(bytes, hash) = {hash, bytes.data(), uint32_t(bytes.size()), uint32_t(ids_.size()), uint32_t(count)};
+    ids_.insert(ids_.end(), ids, ids + count);
+  }
+  const int32_t* ids(const Word& word) const { return ids_.data() + word.first; }
 
  private:
-  struct Hash {
-    size_t operator()(std::string_view text) const { return hash_of(text); }
-  };
-  std::unordered_map<std::string_view, std::vector<int32_t>, Hash> known_;
+  // Up to 8 bytes of one length have each a hash of their own: each step of hash_of can be undone.
+  static bool same(const Word& word, std::string_view bytes, uint64_t hash) {
+    if (word.hash != hash || word.length != bytes.size()) return false;
+    return bytes.size() <= 8 || std::memcmp(word.bytes, bytes.data(), bytes.size()) == 0;
+  }
+  void grow() {
+    std::vector<Word> old(2 * words_.size());
+    old.swap(words_);
+    for (const Word& word : old)
+      if (word.count) at({word.bytes, word.length}, word.hash) = word;
+  }
+
+  std::vector<Word> words_{256};
+  std::vector<int32_t> ids_;
+  size_t kept_ = 0;
 };
 
 void Bpe::encode(std::string_view text, std::vector<int32_t>& out) const {
@@ -194,38 +225,43 @@ void Bpe::encode(std::string_view text, std::vector<int32_t>& out) const {
 }
 
 void Bpe::plain(std::string_view text, Words& words, std::vector<int32_t>& out) const {
-  std::vector<int32_t> ids;
-  cut_words(text, cut_, [&](std::string_view bytes) {
-    if (const std::vector<int32_t>* known = words.find(bytes)) {
-      out.insert(out.end(), known->begin(), known->end());
-      return;
-    }
-    ids.clear();
-    word(bytes, ids);
-    out.insert(out.end(), ids.begin(), ids.end());
-    if (bytes.size() <= SHORT) words.keep(bytes, ids);
-  });
+  cut_words(text, cut_, [&](std::string_view bytes) { word(bytes, words, out); });
 }
 
-void Bpe::word(std::string_view bytes, std::vector<int32_t>& ids) const {
-  if (whole_words_)
-    if (int32_t whole = find(bytes); whole >= 0) {
-      ids.push_back(whole);
-      return;
-    }
-  for (char byte : bytes)  // a byte that is no token is left out, as tokenizers and llama.cpp do
-    if (int32_t id = byte_id_[uint8_t(byte)]; id >= 0) ids.push_back(id);
-  if (ids.size() <= SHORT) {
-    merge_short(ids);
-  } else {
-    merge_long(ids);
+void Bpe::word(std::string_view bytes, Words& words, std::vector<int32_t>& out) const {
+  uint64_t hash = hash_of(bytes);
+  if (const Words::Word& known = words.at(bytes, hash); known.count) {
+    const int32_t* ids = words.ids(known);
+    if (known.count == 1) return out.push_back(*ids);
+    out.insert(out.end(), ids, ids + known.count);
+    return;
   }
+  size_t before = out.size();
+  if (int32_t token = find(bytes, hash); token < 0) {
+    merged(bytes, out);
+  } else if (whole_[size_t(token)].load(std::memory_order_relaxed)) {
+    out.push_back(token);
+  } else {
+    merged(bytes, out);
+    if (out.size() == before + 1 && out.back() == token) whole_[size_t(token)].store(true, std::memory_order_relaxed);
+  }
+  size_t count = out.size() - before;
+  if (count && bytes.size() <= SHORT) words.keep(bytes, hash, &out[before], count);
 }
 
-// Merge the pair of lowest rank, the leftmost of equals, until none is left.
-void Bpe::merge_short(std::vector<int32_t>& ids) const {
+// The ids of a word, by its merges.
+void Bpe::merged(std::string_view bytes, std::vector<int32_t>& out) const {
+  size_t before = out.size();
+  for (char byte : bytes)  // a byte that is no token is left out, as tokenizers and llama.cpp do
+    if (int32_t id = byte_id_[uint8_t(byte)]; id >= 0) out.push_back(id);
+  size_t count = out.size() - before;
+  int32_t* ids = out.data() + before;
+  out.resize(before + (count <= SHORT ? merge_short(ids, count) : merge_long(ids, count)));
+}
+
+// Merge the pair of lowest rank, the leftmost of equals, until none is left: how many ids are left.
+size_t Bpe::merge_short(int32_t* ids, size_t count) const {
   const Merge* merges[SHORT];
-  size_t count = ids.size();
   for (size_t i = 0; i + 1 < count; i++) merges[i] = merge_of(ids[i], ids[i + 1]);
   while (count > 1) {
     size_t best = count;
@@ -233,17 +269,17 @@ void Bpe::merge_short(std::vector<int32_t>& ids) const {
       if (merges[i] && (best == count || merges[i]->rank < merges[best]->rank)) best = i;
     if (best == count) break;
     ids[best] = int32_t(merges[best]->result);
-    std::copy(ids.begin() + long(best) + 2, ids.begin() + long(count), ids.begin() + long(best) + 1);
+    std::copy(ids + best + 2, ids + count, ids + best + 1);
     std::copy(merges + best + 2, merges + std::max(count - 1, best + 2), merges + best + 1);
     count--;
     if (best > 0) merges[best - 1] = merge_of(ids[best - 1], ids[best]);
     if (best + 1 < count) merges[best] = merge_of(ids[best], ids[best + 1]);
   }
-  ids.resize(count);
+  return count;
 }
 
 // The same with a heap of pairs, for words of thousands of bytes.
-void Bpe::merge_long(std::vector<int32_t>& ids) const {
+size_t Bpe::merge_long(int32_t* ids, size_t count) const {
   struct Pair {
     uint32_t rank;
     size_t left, right;
@@ -251,7 +287,6 @@ void Bpe::merge_long(std::vector<int32_t>& ids) const {
     uint32_t result;
     bool operator<(const Pair& o) const { return rank != o.rank ? rank > o.rank : left > o.left; }
   };
-  size_t count = ids.size();
   std::vector<size_t> before(count), after(count);
   for (size_t i = 0; i < count; i++) {
     before[i] = i - 1;
@@ -278,7 +313,7 @@ void Bpe::merge_long(std::vector<int32_t>& ids) const {
   size_t kept = 0;
   for (size_t i = 0; i < count; i++)
     if (ids[i] >= 0) ids[kept++] = ids[i];
-  ids.resize(kept);
+  return kept;
 }
 
 }  // namespace herd::text

@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -46,6 +47,8 @@ class Bpe {
   // Throws std::invalid_argument for a merge of what is no token.
   Bpe(const Strings& tokens, const std::vector<Kind>& kinds, const Strings& merges, Cut cut, bool whole_words);
 
+  Bpe(const Bpe&) = delete;
+
   void encode(std::string_view text, std::vector<int32_t>& out) const;
   std::string_view bytes_of(size_t token) const;  // what a token stands for; a special one's name
   size_t size() const { return bytes_.size(); }
@@ -57,16 +60,18 @@ class Bpe {
   };
   class Words;
 
-  size_t slot_of(std::string_view bytes) const;
+  size_t slot_of(std::string_view bytes, uint64_t hash) const;
+  int32_t find(std::string_view bytes, uint64_t hash) const;
   int32_t find(std::string_view bytes) const;
   const Merge* merge_of(int32_t left, int32_t right) const;
   void plain(std::string_view text, Words& words, std::vector<int32_t>& out) const;
-  void word(std::string_view bytes, std::vector<int32_t>& out) const;
-  void merge_short(std::vector<int32_t>& ids) const;
-  void merge_long(std::vector<int32_t>& ids) const;
+  void word(std::string_view bytes, Words& words, std::vector<int32_t>& out) const;
+  void merged(std::string_view bytes, std::vector<int32_t>& out) const;
+  size_t merge_short(int32_t* ids, size_t count) const;
+  size_t merge_long(int32_t* ids, size_t count) const;
 
   Cut cut_;
-  bool whole_words_;
+  mutable std::vector<std::atomic<bool>> whole_;  // of each token: a word of its bytes is known to become it, for all texts
   Strings bytes_;                   // what each token stands for
   std::vector<uint32_t> by_bytes_;  // open addressing: token + 1 of plain tokens
   std::vector<Merge> merges_;       // open addressing; pair EMPTY where there is none
