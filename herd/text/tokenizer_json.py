@@ -112,7 +112,10 @@ class HFTokenizer:
         return ids
 
     def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
-        """`encode` of each text, on all cores or `threads` of them: by our own BPE where it has this pre-tokenizer."""
+        """`encode` of each text, on all cores or `threads` of them: by our own BPE where it has this pre-tokenizer.
+
+        Elsewhere the library makes a list a text: its Python interface gives ids as lists only.
+        """
         import numpy as np
 
         if self._native is not None:

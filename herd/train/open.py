@@ -32,7 +32,8 @@ from herd.train.samples import Corpus, plain_texts, read_source
 from herd.train.tasks import Tasks, read_tasks
 from herd.train.trainer import Log, Trainer, make_optimizer
 from herd.weights.checkpoint import Checkpoint
-from herd.weights.sidecars import read_tokenizer, tokenizer_of
+from herd.weights.dialog_files import Dialog, read_dialog
+from herd.weights.sidecars import read_tokenizer
 
 Find = Callable[[str], Checkpoint]
 """The checkpoint of a path or a name."""
@@ -46,7 +47,7 @@ class Opened:
     config: ModelConfig
     start: Checkpoint | None
     tokenizer: Tokenizer
-    template: str | None
+    dialog: Dialog
     sources: list[Corpus]
     validation: list[Corpus]
     prompts: list[Tasks] = field(default_factory=list)
@@ -73,12 +74,12 @@ class Opened:
 def open_recipe(recipe: Recipe, folder: Path, find: Find, run: Path | None = None) -> Opened:
     """Find the model and read the data; paths are from `folder`, where the recipe lies. `run` has the tokenizer if one was learned."""
     recipe.check()
-    start, tokenizer, template = None, None, None
+    start = None
     if recipe.model.start is not None:
         start = find(recipe.model.start)
-        tokenizer, template, config = start.tokenizer, start.chat_template, start.config
+        tokenizer, dialog, config = start.tokenizer, Dialog.of(start), start.config
     else:
-        tokenizer = _tokenizer(recipe, folder, find, run)
+        tokenizer, dialog = _tokenizer(recipe, folder, find, run)
         config = _shape(recipe.model, tokenizer.vocab_size)
     if recipe.objective == "reward":
         config = replace(config, classes=1, tied=False)
@@ -92,13 +93,13 @@ def open_recipe(recipe: Recipe, folder: Path, find: Find, run: Path | None = Non
     def read(sources: Sequence[Source]) -> list[Corpus]:
         return [
             read_source(
-                source, folder / source.path, tokenizer, template, recipe.data.length,
+                source, folder / source.path, tokenizer, dialog.chat_template, recipe.data.length,
                 plain_answers=recipe.objective == "dpo", whole=recipe.objective == "reward",
             )
             for source in sources
         ]  # fmt: skip
 
-    return Opened(recipe, config, start, tokenizer, template, read(recipe.data.sources), read(recipe.data.validation))
+    return Opened(recipe, config, start, tokenizer, dialog, read(recipe.data.sources), read(recipe.data.validation))
 
 
 def _open_prompts(recipe: Recipe, settings: Grpo, folder: Path, start: Checkpoint, find: Find) -> Opened:
@@ -109,19 +110,23 @@ def _open_prompts(recipe: Recipe, settings: Grpo, folder: Path, start: Checkpoin
     prompts, held_out = read(recipe.data.sources), read(recipe.data.validation)
     tasks = [task for source in (*prompts, *held_out) for task in source.tasks]
     rewards = [(term.name, term.weight, make_reward(term, folder, tasks, find)) for term in settings.rewards]
-    return Opened(recipe, start.config, start, start.tokenizer, start.chat_template, [], [], prompts, held_out, rewards)
+    return Opened(recipe, start.config, start, start.tokenizer, Dialog.of(start), [], [], prompts, held_out, rewards)
 
 
-def _tokenizer(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> Tokenizer:
-    """The tokenizer of a new model."""
+def _tokenizer(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> tuple[Tokenizer, Dialog]:
+    """The tokenizer of a new model, with the templates of the checkpoint that it is from."""
     model = recipe.model
     if model.vocab is None:
         name = model.tokenizer or ""
-        return tokenizer_of(str(folder / name) if (folder / name).is_dir() else name, find)
+        path = folder / name
+        if (path / "tokenizer.json").exists():
+            return read_tokenizer(path), Dialog(**read_dialog(path)).templates
+        checkpoint = find(str(path) if path.is_dir() else name)
+        return checkpoint.tokenizer, Dialog.of(checkpoint).templates
     if run is not None:
-        return read_tokenizer(run / "model")
+        return read_tokenizer(run / "model"), Dialog()
     texts = (text for source in recipe.data.sources for text in plain_texts(source.kind, folder / source.path))
-    return train_tokenizer(texts, model.vocab)
+    return train_tokenizer(texts, model.vocab), Dialog()
 
 
 def _shape(model: Model, vocab: int) -> ModelConfig:

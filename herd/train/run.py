@@ -19,6 +19,7 @@ from herd.train.samples import Corpus
 from herd.train.tasks import Tasks
 from herd.train.trainer import Trainer
 from herd.weights.adapter import write_adapter
+from herd.weights.dialog_files import write_dialog
 from herd.weights.hf_config import config_to_hf
 from herd.weights.sidecars import write_tokenizer
 
@@ -34,8 +35,7 @@ def make_run(opened: Opened, folder: Path, out: Path, command: list[str]) -> Run
     numbers = write_tokenizer(model, opened.tokenizer, opened.config.context)
     settings = {**config_to_hf(opened.config, "F32"), **numbers}
     (model / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-    if opened.template is not None:
-        (model / "chat_template.jinja").write_text(opened.template, "utf-8")
+    write_dialog(model, opened.dialog)
     return run
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,25 @@ _SAMPLING = {
     "min_p": ("general.sampling.min_p", 0.0, 1.0),
     "repetition_penalty": ("general.sampling.penalty_repeat", 0.01, 100.0),
 }
+
+
+@dataclass(frozen=True)
+class Dialog:
+    """What a checkpoint says of how to talk with it, by the names of its fields."""
+
+    chat_template: str | None = None
+    tool_template: str | None = None
+    sampling: Mapping[str, float] = field(default_factory=dict)
+
+    @staticmethod
+    def of(checkpoint: "Checkpoint") -> "Dialog":
+        """A checkpoint's."""
+        return Dialog(checkpoint.chat_template, checkpoint.tool_template, checkpoint.sampling)
+
+    @property
+    def templates(self) -> "Dialog":
+        """The templates alone: a new model that takes a tokenizer with its dialogs takes no other's sampling."""
+        return Dialog(self.chat_template, self.tool_template)
 
 
 def read_templates(folder: Path) -> dict[str, str]:
@@ -85,15 +105,15 @@ def read_dialog(folder: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def write_dialog(folder: Path, checkpoint: "Checkpoint") -> None:
+def write_dialog(folder: Path, dialog: Dialog) -> None:
     """Write templates and sampling beside the weights, after the tokenizer's files."""
-    if checkpoint.chat_template is not None:
-        (folder / "chat_template.jinja").write_text(checkpoint.chat_template, encoding="utf-8")
-    if checkpoint.tool_template is not None:
+    if dialog.chat_template is not None:
+        (folder / "chat_template.jinja").write_text(dialog.chat_template, encoding="utf-8")
+    if dialog.tool_template is not None:
         (folder / _MORE_TEMPLATES).mkdir()
-        (folder / _MORE_TEMPLATES / f"{TOOL_USE}.jinja").write_text(checkpoint.tool_template, encoding="utf-8")
-    if checkpoint.sampling:
+        (folder / _MORE_TEMPLATES / f"{TOOL_USE}.jinja").write_text(dialog.tool_template, encoding="utf-8")
+    if dialog.sampling:
         path = folder / "generation_config.json"
         values = read_json(path) if path.exists() else {}
-        values |= {"do_sample": checkpoint.sampling.get("temperature") != 0, **checkpoint.sampling}
+        values |= {"do_sample": dialog.sampling.get("temperature") != 0, **dialog.sampling}
         path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")

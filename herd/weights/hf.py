@@ -12,7 +12,7 @@ from typing import Any
 from herd.errors import FormatError, NoTokenizerError, first_line
 from herd.quant.formats import number_format
 from herd.weights.checkpoint import Checkpoint, MappedFile, StoredTensor, check_tensors, permuted
-from herd.weights.dialog_files import read_dialog, write_dialog
+from herd.weights.dialog_files import Dialog, read_dialog, write_dialog
 from herd.weights.files import read_json
 from herd.weights.hf_config import config_from_hf, config_to_hf
 from herd.weights.kinds import kind_of, lora_adapter, unlike
@@ -289,5 +289,5 @@ def _write_sidecars(folder: Path, checkpoint: Checkpoint, formats: dict[str, str
         settings |= write_tokenizer(folder, checkpoint.tokenizer, checkpoint.config.context)
     except NoTokenizerError:  # stays without one
         settings |= write_declared(folder, checkpoint.declared)
-    write_dialog(folder, checkpoint)
+    write_dialog(folder, Dialog.of(checkpoint))
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")

@@ -17,7 +17,7 @@ from herd.text.meta import TiktokenTokenizer
 from herd.text.tokenizer import Tokenizer
 from herd.text.tokenizer_json import HFTokenizer
 from herd.weights.checkpoint import Checkpoint, StoredTensor, check_tensors, number, positive_int
-from herd.weights.dialog_files import read_dialog, write_dialog
+from herd.weights.dialog_files import Dialog, read_dialog, write_dialog
 from herd.weights.files import read_json
 from herd.weights.kinds import is_sentencepiece, unlike
 from herd.weights.pth import PthFile, write_pth
@@ -233,7 +233,7 @@ def write_meta(
         _write_tokenizer(folder, checkpoint.tokenizer, config.context)
     except NoTokenizerError:  # stays without one
         write_declared(folder, checkpoint.declared)
-    write_dialog(folder, checkpoint)
+    write_dialog(folder, Dialog.of(checkpoint))
 
 
 def _write_tokenizer(folder: Path, tokenizer: Tokenizer, context: int) -> None:

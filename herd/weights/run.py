@@ -150,15 +150,14 @@ def open_run(path: Path) -> Checkpoint:
         opened = merged(base, Adapter(pairs, state.scale))
         opened.path, opened.name = path, path.name
         return opened
+    from herd.weights.dialog_files import read_dialog
     from herd.weights.files import read_json
     from herd.weights.hf_config import config_from_hf
     from herd.weights.sidecars import read_tokenizer
 
     folder = run / "model"
     config = config_from_hf(read_json(folder / "config.json"), str(folder / "config.json"))
-    template = folder / "chat_template.jinja"
     return Checkpoint(
         path, "run", config, check_tensors(config, tensors, str(found[0])), lambda: read_tokenizer(folder),
-        chat_template=template.read_text("utf-8") if template.exists() else None, name=path.name,
-        files=tuple(found[0] / name for name in state.files),
+        name=path.name, files=tuple(found[0] / name for name in state.files), **read_dialog(folder),
     )  # fmt: skip

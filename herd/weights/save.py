@@ -40,6 +40,6 @@ def save(
         return tokenizer
 
     checkpoint = Checkpoint(
-        path, "memory", config, check_tensors(config, stored, str(path)), load_tokenizer, template, path.stem
+        path, "memory", config, check_tensors(config, stored, str(path)), load_tokenizer, template, name=path.stem
     )
     return convert(checkpoint, path, kind, weights, progress)

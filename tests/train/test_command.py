@@ -17,10 +17,13 @@ from transformers import AutoTokenizer
 from herd.cli import average, merge, train_tokenizer
 from herd.cli.train import command
 from herd.errors import HerdError
+from herd.family import shape
 from herd.text.tokenizer import decode
 from herd.train.recipe import resolve
+from herd.weights.convert import convert
 from herd.weights.open import open_checkpoint
 from herd.weights.sidecars import read_tokenizer
+from tests.models import random_checkpoint
 
 RECIPE = """
 [model]
@@ -163,10 +166,27 @@ def test_a_tokenizer_is_made_and_a_new_model_begun_with_it(place, monkeypatch, t
     opened = open_checkpoint(tmp_path / "new")
     assert opened.config.vocab == 300
     assert opened.tokenizer.declared == tokenizer.declared
+    assert opened.chat_template is None
     with pytest.raises(HerdError, match="has no room"):
         CliRunner().invoke(
             train_tokenizer.command, ["text.txt", "--vocab", "200", "--out", "x"], catch_exceptions=False
         )
+
+
+@pytest.mark.parametrize("kind", ["gguf", "hf"])
+def test_a_new_model_with_a_checkpoints_tokenizer_has_its_templates(place, monkeypatch, tmp_path, kind):
+    origin = tmp_path / ("origin.gguf" if kind == "gguf" else "origin")
+    talks = random_checkpoint(shape("tiny"))
+    talks.chat_template, talks.tool_template, talks.sampling = "{{ messages[0].content }}", "{{ tools }}", {"top_k": 7}
+    convert(talks, origin, kind)
+    (tmp_path / "r.toml").write_text(
+        f'[model]\nshape = {{layers = 1, dim = 32, ffn_dim = 64, heads = 2, kv_heads = 1, head_dim = 16, context = 128}}\n'
+        f'tokenizer = "{origin}"\n[data]\nlength = 64\n[[data.sources]]\npath = "{place}/text.txt"\n[batch]\ntokens = 128\n'
+        "[schedule]\npeak = 1e-3\nsteps = 1\n"
+    )  # fmt: skip
+    CliRunner().invoke(command, [str(tmp_path / "r.toml"), "--out", str(tmp_path / "new")], catch_exceptions=False)
+    new = open_checkpoint(tmp_path / "new")
+    assert (new.chat_template, new.tool_template, new.sampling) == (talks.chat_template, talks.tool_template, {})
 
 
 RECIPES = [path for path in sorted(Path("recipes").glob("*.toml")) if f"herd train {path}" in path.read_text()]

@@ -208,7 +208,7 @@ def test_saving_from_memory(kind, tmp_path):
     )  # fmt: skip
     opened = open_checkpoint(written)
     assert opened.config == config
-    assert opened.chat_template == "{{ messages }}"
+    assert (opened.chat_template, opened.tool_template) == ("{{ messages }}", None)
     assert opened.tokenizer.declared == byte_tokenizer().declared
     assert opened.tensors["output.weight"].format == "BF16"
     assert seen[-1][0] == seen[-1][1] > 0
