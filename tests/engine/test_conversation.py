@@ -1,10 +1,14 @@
 """A conversation in which the model calls tools, fills its context, is left early, fails."""
 
 import json
+import sys
+import threading
+from pathlib import Path
 
 import msgspec
 import pytest
 
+import herd
 from herd.engine.agent import MAX_STEPS, Agent, Offer
 from herd.engine.conversation import Conversation
 from herd.engine.grammar import forced_calls
@@ -16,6 +20,8 @@ from herd.text.messages import Message, Tool, ToolCall
 from herd.tools import ToolBox
 
 ADD = Tool("add", "Add", {"type": "object", "properties": {"a": {"enum": [1, 2]}}, "required": ["a"], "additionalProperties": False})  # fmt: skip
+HERD = Path(herd.__file__).parent
+WALK = 17  # files; each new one is one more to read, so raise this only for what differs in kind
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
 
 
@@ -135,3 +141,24 @@ def test_a_tool_that_raises_is_told_to_the_model():
     box = ToolBox()
     box.add(ADD, fail)
     assert box.run(ToolCall("add", {})).startswith("error: the tool failed")
+
+
+def test_a_readers_walk_from_a_question_to_a_token_stays_short(smollm, dialog):
+    files = set()
+
+    def enter(frame, event, _):
+        if event == "call" and Path(frame.f_code.co_filename).is_relative_to(HERD):
+            files.add(Path(frame.f_code.co_filename).relative_to(HERD).as_posix())
+
+    with open_engine(smollm, cache_tokens=512) as engine:
+        parts = Conversation(Agent(engine, dialog), SamplingParams(max_tokens=4)).say("Hello")
+        threading.setprofile(enter)  # the engine's thread begins with the first request
+        sys.setprofile(enter)
+        try:
+            next(parts)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+            parts.close()
+    assert {"engine/conversation.py", "engine/scheduler.py", "engine/backends/native.py", "text/gguf.py"} <= files
+    assert len(files) <= WALK, sorted(files)
