@@ -1,9 +1,10 @@
-"""Serve a model behind the OpenAI API, with a chat page at / and the API's description at /docs.
+"""Serve models behind the OpenAI API, with a chat page at / and the API's description at /docs.
 
 \b
 Examples:
   herd serve
   herd serve model.gguf --port 8080 --keys keys.json
+  herd serve small.gguf large.gguf --resident 1
   herd serve --tools code_interpreter,calculator --documents notes/
   herd serve --host 0.0.0.0 --ssl-cert cert.pem --ssl-key key.pem --replicas 4
   herd serve --config serve.toml
@@ -36,7 +37,9 @@ _OPTIONS = (
     _option("--host", "Address to listen on; 0.0.0.0 is every one."),
     _option("--port", "Port; 0 takes a free one.", int),
     _option("--root-path", "Path before every other, behind a proxy that serves more: /llm."),
-    _option("--name", "The model's name in the API. Default: as given."),
+    _option("--name", "The model's name in the API; of several A,B. Default: as given."),
+    _option("--resident", "Models in memory at a time, of several; others are loaded when asked for.", int),
+    _option("--idle", "Seconds unused after which a model is dropped from memory. Default: when another needs its place.", float),
     _option("--keys", "Ask for API keys of this file; see herd keys."),
     click.option("--no-preset", "preset", flag_value=False, default=None, help="No system message and sampling of the model's own for requests that have none."),
     _option("--tools", "Tools that herd runs: code_interpreter, calculator, search; comma-separated."),
@@ -77,11 +80,10 @@ def _options(command: Any) -> Any:
 
 
 @click.command(help=__doc__)
-@click.argument("model", required=False, help="A path, or the name of a model that was pulled. Default: smollm2-135m.")
+@click.argument("models", nargs=-1, help="Paths, or names of models that were pulled. Default: smollm2-135m.")
 @click.option("--config", type=PATH, help="A TOML file of these options, by their names with underscores, and models.")
 @_options
-def command(model: str | None, config: Path | None, **flags: Any) -> None:
-    flags["models"] = (model,) if model else None
+def command(config: Path | None, **flags: Any) -> None:
     given = {name: value for name, value in flags.items() if value not in (None, ())}
     settings = read(ServeSettings, config, given)
     try:

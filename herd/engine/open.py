@@ -17,6 +17,8 @@ BACKENDS = ("auto", "native", "torch")
 _CACHE_SIZE = 4 << 30
 LOOKUP = "lookup"
 """The draft that needs no model."""
+DEFAULT_CACHE = 8192
+"""Tokens of key-value cache, at most, where nobody says how many."""
 
 
 def open_backend(
@@ -39,7 +41,7 @@ def open_backend(
     if threads is not None and not 1 <= threads <= 1024:
         raise ConfigError(f"threads is {threads}; expected 1 to 1024")
     if cache_tokens is None:
-        cache_tokens = min(checkpoint.config.context, 8192)
+        cache_tokens = min(checkpoint.config.context, DEFAULT_CACHE)
     if cache_tokens < 1:
         raise ConfigError(f"cache of {cache_tokens} tokens; expected 1 or more")
     if backend == "auto":

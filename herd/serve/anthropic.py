@@ -10,6 +10,7 @@ from herd.engine.agent import Offer, Part, ToolResult
 from herd.engine.request import Usage
 from herd.errors import RequestError
 from herd.serve.anthropic_schema import AnthropicMessage, Block, MessagesRequest
+from herd.serve.gate import Share
 from herd.serve.job import add, prefilled, relax, told, warned, watched, with_preset
 from herd.serve.messages import function, offer
 from herd.serve.reply import Accepted, ensure_finished, reply, sampling
@@ -25,23 +26,23 @@ _CHOICES = {"auto": "auto", "any": "required", "none": "none"}
 class MessagesJob:
     """One request, checked and ready to run."""
 
-    def __init__(self, served: Served, body: MessagesRequest, user: str = "") -> None:
+    def __init__(self, served: Served, body: MessagesRequest, share: Share) -> None:
         if body.max_tokens is None:
             raise RequestError("max_tokens is required", param="max_tokens")
-        self.served, self.body, self.user = served, body, user
+        self.served, self.body, self.share = served, body, share
         self.params = sampling(served, body, max_tokens=body.max_tokens, stop=tuple(body.stop_sequences or ()) or None)
         self.messages, self.prefill = prefilled(with_preset(served, conversation(body)))
         self.notes: list[str] = []
         self.offer = relax(tools_of(served, body), None, self.notes, "tools")
         self.accepted, self.replies = Accepted(), 1
         self.id = f"msg_{secrets.token_hex(12)}"
-        self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=user)
+        self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=share.user)
 
     def parts(self) -> AsyncIterator[Part]:
         """The reply as it comes."""
         return reply(
-            self.served, self.messages, self.params, self.offer, limits(self.served), prefill=self.prefill,
-            user=self.user, accepted=self.accepted, watch=self.watch,
+            self.served, self.messages, self.params, self.offer, limits(self.served, begun=self.share.begun), prefill=self.prefill,
+            user=self.share.user, accepted=self.accepted, watch=self.watch,
         )  # fmt: skip
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,6 +30,7 @@ from herd.serve.job import Job, with_preset
 from herd.serve.keys import KeyFile
 from herd.serve.messages import conversation
 from herd.serve.metrics import RECORD, Metrics
+from herd.serve.models import Card, Models
 from herd.serve.moderations import moderated, texts_of
 from herd.serve.ollama import OllamaJob, OllamaRequest
 from herd.serve.openapi import docs_page, openapi
@@ -43,8 +44,8 @@ from herd.serve.schema import (
     ModerationsRequest,
     TokenizeRequest,
 )
-from herd.serve.served import Served, check_model
-from herd.serve.stream import stream, unless_gone
+from herd.serve.served import Served
+from herd.serve.stream import in_time, stream, unless_gone
 from herd.text.tokenizer import decode as decode_tokens
 from herd.text.tokenizer import encode_special
 
@@ -65,51 +66,61 @@ class _Json(Response):
 
 
 class Api:
-    """The endpoints. `served` is None while the model loads."""
+    """The endpoints. `loaded` is None while the first model loads."""
 
     def __init__(self, metrics: Metrics, settings: GateSettings) -> None:
-        self.served: Served | None = None
+        self.loaded: Models | None = None
         self.metrics, self._settings = metrics, settings
 
-    def _ready(self, name: str | None = None) -> Served:
-        if self.served is None:
+    @property
+    def _models(self) -> Models:
+        if self.loaded is None:
             raise ApiError(503, "the model is being loaded", code="loading", retry_after=RETRY_AFTER)
-        if not self.served.engine.healthy:
-            raise ApiError(503, "the engine has stopped", code="stopped")
-        check_model(self.served, name)
-        return self.served
+        return self.loaded
+
+    async def _take(self, request: Request, body: Any) -> Served:
+        """The model that a body names, in memory until the request is over. It may have to be loaded first."""
+        models, share = self._models, share_of(request.scope)
+        async with in_time(share, self._settings.timeout, body):
+            served = await unless_gone(request, share, models.take(body.model))
+        share.at_end(lambda: models.give(served.name))
+        return served
+
+    async def _prepared(self, request: Request, served: Served, body: Any, work: Callable[[], T]) -> T:
+        """What `work` gives on a thread for prompts."""
+        share = share_of(request.scope)
+        async with in_time(share, self._settings.timeout, body):
+            return await served.pools.run("prompt", share.user, work)
 
     async def health(self, _: Request) -> Response:
         """Whether requests can be served."""
-        served = self._ready()
-        tools = {"tools_left_out": served.left_out} if served.left_out else {}
-        return _Json({"status": "ok", "model": served.name, "version": __version__, **tools})
+        models = self._models
+        states = models.states
+        if "stopped" in states.values():
+            raise ApiError(503, "the engine has stopped", code="stopped")
+        first = models.card(None)
+        tools = {"tools_left_out": first.left_out} if first.left_out else {}
+        each = [
+            {"id": c.name, "state": states[c.name], **({"tools_left_out": c.left_out} if c.left_out else {})}
+            for c in models.cards
+        ]
+        return _Json({"status": "ok", "model": first.name, "version": __version__, "models": each, **tools})
 
     async def prometheus(self, _: Request) -> Response:
         """Metrics."""
-        if self.served is not None:
-            self.metrics.observe(self.served.engine)
+        if self.loaded is not None:
+            self.loaded.observe()
         return Response(self.metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     async def models(self, _: Request) -> Response:
-        """The one model, in OpenAI's list."""
-        return _Json({"object": "list", "data": [self._model()]})
+        """All models, in OpenAI's list."""
+        models = self._models
+        return _Json({"object": "list", "data": [_described(card, models.states) for card in models.cards]})
 
     async def model(self, request: Request) -> Response:
-        """The model by its name."""
-        check_model(self._ready(), request.path_params["name"])
-        return _Json(self._model())
-
-    def _model(self) -> dict[str, Any]:
-        served = self._ready()
-        return {
-            "id": served.name, "object": "model", "created": served.created, "owned_by": "herd",
-            "context_length": served.engine.max_length,
-            "tools": [{"name": t.name, "description": t.description} for t in served.toolbox.tools],
-            "preset": {
-                "system": served.preset.system, **served.preset.params(),
-            },
-        }  # fmt: skip
+        """A model by its name."""
+        models = self._models
+        return _Json(_described(models.card(request.path_params["name"]), models.states))
 
     async def chat(self, request: Request) -> Response:
         """Chat completions."""
@@ -122,17 +133,17 @@ class Api:
     async def embeddings(self, request: Request) -> Response:
         """Embeddings."""
         body = await self._body(request, EmbeddingsRequest)
-        served, share = self._ready(body.model), share_of(request.scope)
-        work = await served.pools.run("prompt", share.user, lambda: EmbeddingJob(served, body))
+        served, share = await self._take(request, body), share_of(request.scope)
+        work = await self._prepared(request, served, body, lambda: EmbeddingJob(served, body, share.begun))
         share.claim(work.replies)
         return _Json(await unless_gone(request, share, work.whole()))
 
     async def moderations(self, request: Request) -> Response:
         """Moderations."""
         body = await self._body(request, ModerationsRequest)
-        served, share = self._ready(), share_of(request.scope)
-        texts = texts_of(body)
-        return _Json(await served.pools.run("prompt", share.user, lambda: moderated(served, texts)))
+        models, texts = self._models, texts_of(body)
+        user = share_of(request.scope).user
+        return _Json(await models.pools.run("prompt", user, lambda: moderated(models.shield, texts)))
 
     async def responses(self, request: Request) -> Response:
         """Responses."""
@@ -145,7 +156,7 @@ class Api:
     async def count_tokens(self, request: Request) -> Response:
         """How many tokens Anthropic's messages are."""
         body = await self._body(request, MessagesRequest)
-        served, share = self._ready(body.model), share_of(request.scope)
+        served = await self._take(request, body)
 
         def count() -> int:
             turns = served.agent().turns(
@@ -153,7 +164,7 @@ class Api:
             )
             return len(turns.prompt(turns.messages))
 
-        return _Json({"input_tokens": await served.pools.run("prompt", share.user, count)})
+        return _Json({"input_tokens": await self._prepared(request, served, body, count)})
 
     async def ollama_chat(self, request: Request) -> Response:
         """Ollama's chat."""
@@ -161,7 +172,7 @@ class Api:
 
     async def ollama_tags(self, _: Request) -> Response:
         """The models, in Ollama's list."""
-        return _Json(ollama.tags(self._ready()))
+        return _Json(ollama.tags(self._models.cards))
 
     async def ollama_version(self, _: Request) -> Response:
         """The version, for Ollama's clients."""
@@ -170,7 +181,7 @@ class Api:
     async def tokenize(self, request: Request) -> Response:
         """Text or messages -> tokens."""
         body = await self._body(request, TokenizeRequest)
-        served = self._ready(body.model)
+        served = await self._take(request, body)
         if (body.text is None) == (body.messages is None):
             raise ApiError(400, "give one of text and messages", param="text")
 
@@ -180,13 +191,13 @@ class Api:
                 return encode_special(tokenizer, body.text) if body.special else tokenizer.encode(body.text)
             return served.agent().format.encode(conversation(body.messages or [])).tokens
 
-        tokens = await served.pools.run("prompt", share_of(request.scope).user, encode)
+        tokens = await self._prepared(request, served, body, encode)
         return _Json({"tokens": tokens, "count": len(tokens)})
 
     async def detokenize(self, request: Request) -> Response:
         """Tokens -> text."""
         body = await self._body(request, DetokenizeRequest)
-        served = self._ready(body.model)
+        served = await self._take(request, body)
         vocab = served.engine.config.vocab
         if any(not 0 <= token < vocab for token in body.tokens):
             raise ApiError(400, f"tokens: expected numbers from 0 to {vocab - 1}", param="tokens")
@@ -204,26 +215,35 @@ class Api:
     ) -> Response:
         """A body's job done: whole, or as a stream."""
         body = await self._body(request, kind)
-        served, share = self._ready(body.model), share_of(request.scope)
-        work = await served.pools.run("prompt", share.user, lambda: job(served, body, share.user))
+        served, share = await self._take(request, body), share_of(request.scope)
+        work = await self._prepared(request, served, body, lambda: job(served, body, share))
         share.claim(work.replies)
         if not (streams if body.stream is None else body.stream):
             return _Json(await unless_gone(request, share, work.whole(work.parts())))
         return await stream(request, share, work)
 
 
+def _described(card: Card, states: Mapping[str, str]) -> dict[str, Any]:
+    """A model in OpenAI's list."""
+    return {
+        "id": card.name, "object": "model", "created": card.created, "owned_by": "herd", "context_length": card.context,
+        "state": states[card.name], "tools": [{"name": t.name, "description": t.description} for t in card.tools],
+        "preset": {"system": card.preset.system, **card.preset.params()},
+    }  # fmt: skip
+
+
 def create_app(
-    load: Callable[[Metrics], Served],
+    load: Callable[[Metrics], Models],
     settings: GateSettings,
     *,
     keys: KeyFile | None = None,
     log: Path | None = None,
     metrics: Metrics | None = None,
     ready_first: bool = False,
-    on_ready: Callable[[Served], None] = lambda _: None,
+    on_ready: Callable[[Models], None] = lambda _: None,
     on_failure: Callable[[BaseException], None] = lambda _: None,
 ) -> Gate:
-    """The application. `load` makes the model on a thread of its own while /health already answers; with `ready_first`
+    """The application. `load` makes the models on a thread of its own while /health already answers; with `ready_first`
     nothing answers before, as it must be where others listen on the same port.
     """
     metrics = metrics or Metrics()
@@ -231,11 +251,11 @@ def create_app(
 
     def start() -> None:
         try:
-            api.served = load(metrics)
+            api.loaded = load(metrics)
         except BaseException as error:
             on_failure(error)
         else:
-            on_ready(api.served)
+            on_ready(api.loaded)
 
     class Lifespan:
         """Loads on start, closes at the end."""
@@ -250,8 +270,8 @@ def create_app(
 
         async def __aexit__(self, *_: object) -> None:
             await asyncio.to_thread(self._thread.join)
-            if api.served is not None:
-                await asyncio.to_thread(api.served.close)
+            if api.loaded is not None:
+                await asyncio.to_thread(api.loaded.close)
 
     async def index(_: Request) -> Response:
         return FileResponse(PAGE / "index.html", headers={"Content-Security-Policy": _POLICY})

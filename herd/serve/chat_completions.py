@@ -9,6 +9,7 @@ from typing import Any
 from herd.engine.agent import Offer, Part
 from herd.engine.request import TokenLogprob, Usage
 from herd.errors import RequestError
+from herd.serve.gate import Share
 from herd.serve.job import (
     add,
     executed,
@@ -41,15 +42,15 @@ class _Choice:
 class ChatJob:
     """One request, checked and ready to run. Making it raises RequestError for what cannot be served."""
 
-    def __init__(self, served: Served, body: ChatRequest, user: str = "") -> None:
+    def __init__(self, served: Served, body: ChatRequest, share: Share) -> None:
         if body.top_logprobs is not None and not body.logprobs:
             raise RequestError("top_logprobs needs logprobs to be true", param="top_logprobs")
         limit = body.max_tokens if body.max_completion_tokens is None else body.max_completion_tokens
-        self.served, self.body, self.user = served, body, user
+        self.served, self.body, self.share = served, body, share
         self.params = sampling(
             served, body, max_tokens=limit, logprobs=(body.top_logprobs or 0) if body.logprobs else None
         )
-        self.limits = limits(served, body)
+        self.limits = limits(served, body, share.begun)
         messages = with_preset(served, conversation(body.messages))
         self.messages, self.prefill = prefilled(messages, body.continue_final_message)
         self.notes: list[str] = []
@@ -57,7 +58,7 @@ class ChatJob:
         self.offer = self._offer()
         self.accepted, self.replies = Accepted(), self.params.n
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
-        self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=user)
+        self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=share.user)
         self.created = int(time.time())
 
     def _offer(self) -> Offer:
@@ -82,7 +83,7 @@ class ChatJob:
         """The replies as they come."""
         return reply(
             self.served, self.messages, self.params, self.offer, self.limits, grammar=self.grammar,
-            prefill=self.prefill, user=self.user, accepted=self.accepted, watch=self.watch,
+            prefill=self.prefill, user=self.share.user, accepted=self.accepted, watch=self.watch,
         )  # fmt: skip
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:

@@ -14,10 +14,12 @@ from herd.engine.request import Event, Request, TokenLogprob, Usage
 from herd.errors import RequestError
 from herd.safety.guarded import aguarded
 from herd.safety.watch import Watch
+from herd.serve.gate import Share
 from herd.serve.job import add, held_text, several, told, usage, watched
 from herd.serve.reply import Accepted, ensure_finished, generate, sampling
 from herd.serve.schema import CompletionRequest
 from herd.serve.served import Served, check_prompt, limits
+from herd.serve.stream import in_time
 from herd.text.messages import Message
 from herd.text.tokenizer import decode, encode_special
 
@@ -31,8 +33,8 @@ _BETWEEN = (  # tokens of models that were trained to fill in what is missing: b
 class CompletionJob:
     """One request, checked and ready to run. Making it raises RequestError for what cannot be served."""
 
-    def __init__(self, served: Served, body: CompletionRequest, user: str = "") -> None:
-        self.served, self.body, self.user = served, body, user
+    def __init__(self, served: Served, body: CompletionRequest, share: Share) -> None:
+        self.served, self.body, self.share = served, body, share
         self.n = body.n or 1 if body.n is None else body.n
         best = self.n if body.best_of is None else body.best_of
         if best < self.n or (best > self.n and body.stream):
@@ -41,12 +43,12 @@ class CompletionJob:
             served, body, max_tokens=16 if body.max_tokens is None else body.max_tokens, echo=body.echo, n=best,
             logprobs=0 if body.logprobs is None and best > self.n else body.logprobs,
         )  # fmt: skip
-        self.limits = limits(served, body)
+        self.limits = limits(served, body, share.begun)
         given = several(body.prompt, "prompt")
         if len(given) > MAX_PROMPTS:
             raise RequestError(f"prompt has {len(given)} prompts; expected {MAX_PROMPTS} at most", param="prompt")
         self.id = f"cmpl-{secrets.token_hex(12)}"
-        self.watch, given = self._watched(given, user)
+        self.watch, given = self._watched(given, share.user)
         self.prompts = [self._tokens(prompt) for prompt in given]
         for prompt in self.prompts:
             check_prompt(served, len(prompt))
@@ -75,7 +77,10 @@ class CompletionJob:
         made = None
         if self.grammar is not None:
             grammar = self.grammar
-            made = await self.served.pools.run("prompt", self.user, lambda: self.served.grammars.constraint(grammar))
+            async with in_time(self.share, self.served.timeout, self.body):
+                made = await self.served.pools.run(
+                    "prompt", self.share.user, lambda: self.served.grammars.constraint(grammar)
+                )
         requests = [
             Request(
                 prompt=prompt, params=self.params, constraint=made, priority=self.limits.priority,

@@ -21,8 +21,8 @@ _AT_A_TIME = 16  # inputs in the engine: a large batch leaves others their place
 class EmbeddingJob:
     """One request, checked and ready to run. Making it raises RequestError for what cannot be served."""
 
-    def __init__(self, served: Served, body: EmbeddingsRequest) -> None:
-        self.served, self.body, self.limits = served, body, limits(served, body)
+    def __init__(self, served: Served, body: EmbeddingsRequest, begun: float) -> None:
+        self.served, self.body, self.limits = served, body, limits(served, body, begun)
         dim = served.engine.config.dim
         if body.dimensions not in (None, dim):
             raise RequestError(

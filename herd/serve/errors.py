@@ -40,6 +40,11 @@ class ApiError(Exception):
         return JSONResponse(self.shaped(path), self.status, self.headers)
 
 
+def late() -> ApiError:
+    """A request's time was up."""
+    return ApiError(504, "the request's time was up before the reply was complete", code="timeout")
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What to tell a client of any error."""
     if isinstance(error, ApiError):

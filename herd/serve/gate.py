@@ -1,10 +1,11 @@
 """What stands before every request: who may come, how often, how much; and a line in the log for each."""
 
 import asyncio
+import contextlib
 import secrets
 import sys
 import time
-from collections.abc import MutableMapping
+from collections.abc import Callable, MutableMapping
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -54,6 +55,7 @@ class GateSettings(msgspec.Struct, frozen=True, kw_only=True):
     loopback: bool = True  # whether only this machine can reach the server
     log_prompts: bool = False
     root_path: str = ""  # before every path, as /llm
+    timeout: float | None = None  # seconds of a request
 
 
 class AccessLog:
@@ -112,6 +114,12 @@ class Share:
         self._rate = (key and key.requests_per_minute) or settings.requests_per_minute
         self._most = (key and key.concurrency) or settings.concurrency
         self._claimed = 0
+        self.begun = time.monotonic()
+        self._kept = contextlib.ExitStack()
+
+    def at_end(self, call: Callable[[], None]) -> None:
+        """What is to be called when the request is over."""
+        self._kept.callback(call)
 
     def claim(self, replies: int) -> None:
         """Take the place of `replies`, of which one was taken at the door; ApiError when there is none."""
@@ -134,7 +142,8 @@ class Share:
             raise ApiError(401, "the key was revoked", code="invalid_api_key")
 
     def release(self) -> None:
-        """Give the places back."""
+        """Give the places back, and all else that the request has."""
+        self._kept.close()
         if self._claimed:
             self._meter.running[self._name] -= self._claimed
             self._claimed = 0

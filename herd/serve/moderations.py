@@ -6,8 +6,8 @@ from typing import Any
 from herd.errors import RequestError
 from herd.safety import hazards, llama_guard, prompt_guard
 from herd.safety.policy import Check
+from herd.safety.shield import Shield
 from herd.serve.schema import ModerationsRequest
-from herd.serve.served import Served
 from herd.text.messages import Message
 
 MAX_INPUTS = 256
@@ -31,9 +31,8 @@ def texts_of(body: ModerationsRequest) -> list[str]:
     return [text for text in texts if text is not None]
 
 
-def moderated(served: Served, texts: list[str]) -> dict[str, Any]:
+def moderated(shield: Shield | None, texts: list[str]) -> dict[str, Any]:
     """The answer. It takes processor time."""
-    shield = served.shield
     model = "herd-hazards"
     if shield is not None and shield.policy.uses("llama_guard"):
         model = shield.policy.llama_guard.model

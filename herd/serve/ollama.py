@@ -2,7 +2,7 @@
 
 import datetime
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import msgspec
@@ -10,7 +10,9 @@ import msgspec
 from herd.engine.agent import Part
 from herd.errors import RequestError
 from herd.serve.chat_completions import ChatJob
+from herd.serve.gate import Share
 from herd.serve.job import told
+from herd.serve.models import Card
 from herd.serve.reply import ensure_finished
 from herd.serve.schema import (
     Body,
@@ -77,8 +79,8 @@ class OllamaRequest(Body, frozen=True, kw_only=True):
 class OllamaJob(ChatJob):
     """A chat completion, asked for and told in Ollama's words."""
 
-    def __init__(self, served: Served, body: OllamaRequest, user: str = "") -> None:
-        super().__init__(served, _translated(body), user)
+    def __init__(self, served: Served, body: OllamaRequest, share: Share) -> None:
+        super().__init__(served, _translated(body), share)
         self._begun = time.monotonic()
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
@@ -114,8 +116,7 @@ class OllamaJob(ChatJob):
 
     def _line(self, text: str, calls: list[Any]) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}
-        now = datetime.datetime.now(datetime.UTC).isoformat().replace("+00:00", "Z")
-        return {"model": self.served.name, "created_at": now, "message": message, "done": False}
+        return {"model": self.served.name, "created_at": _time(time.time()), "message": message, "done": False}
 
 
 def _nanoseconds(seconds: float) -> int:
@@ -157,9 +158,16 @@ def _translated(body: OllamaRequest) -> ChatRequest:
         raise RequestError(f"options: {error}", param="options") from error
 
 
-def tags(served: Served) -> dict[str, Any]:
+def tags(cards: Sequence[Card]) -> dict[str, Any]:
     """The list of models."""
-    made = datetime.datetime.fromtimestamp(served.created, datetime.UTC).isoformat().replace("+00:00", "Z")
     details = {"format": "", "family": "llama", "families": ["llama"], "parameter_size": "", "quantization_level": ""}
-    one = {"name": served.name, "model": served.name, "modified_at": made, "size": 0, "digest": "", "details": details}
-    return {"models": [one]}
+    return {
+        "models": [
+            {"name": card.name, "model": card.name, "modified_at": _time(card.created), "size": 0, "digest": "", "details": details}
+            for card in cards
+        ]
+    }  # fmt: skip
+
+
+def _time(seconds: float) -> str:
+    return datetime.datetime.fromtimestamp(seconds, datetime.UTC).isoformat().replace("+00:00", "Z")

@@ -18,7 +18,9 @@ def app(arguments: dict[str, str]) -> Any:
         from herd.safety.policy import read_policy
         from herd.serve.app import create_app
         from herd.serve.gate import GateSettings
+        from herd.serve.models import Models
         from herd.serve.served import Served
+        from herd.serve.settings import called
         from herd.serve.start import open_shield
         from herd.weights.open import open_checkpoint
         from herd.weights.presets import preset_for
@@ -27,14 +29,15 @@ def app(arguments: dict[str, str]) -> Any:
         name = arguments.get("safety", "annotate")
         policy = None if name == "off" else read_policy(name)
 
-        def load(metrics: Any) -> Served:
+        def load(metrics: Any) -> Models:
             chat = checkpoint.chat_format()
             engine = open_engine(checkpoint, threads=threads)
             guard = None
             if policy is not None and policy.uses("llama_guard"):
                 guard = open_checkpoint(Path(policy.llama_guard.model))
             shield = None if policy is None else open_shield(policy, guard, metrics)
-            return Served(Path(arguments["model"]).stem, engine, chat, preset_for(checkpoint), metrics, shield=shield)
+            name = called(arguments["model"])
+            return Models.of(Served(name, engine, chat, preset_for(checkpoint), metrics, shield=shield))
 
         return create_app(load, GateSettings(loopback=False), ready_first=True)
 

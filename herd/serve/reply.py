@@ -11,7 +11,7 @@ from herd.engine.request import Event, FinishReason, Request, SamplingParams
 from herd.errors import RequestError
 from herd.safety.guarded import aguarded
 from herd.safety.watch import Watch
-from herd.serve.errors import ApiError
+from herd.serve.errors import ApiError, late
 from herd.serve.served import Limits, Served, check_prompt
 from herd.text.messages import Message, ToolCall
 
@@ -43,7 +43,7 @@ async def generate(
         if accepted is not None and not (submitted.done() and submitted.exception() is not None):
             accepted.prompt = sum(len(r.prompt) for r in ([requests] if isinstance(requests, Request) else requests))
             accepted.set()
-        with served.metrics.in_flight():
+        with served.meter.in_flight():
             while coming is not None:
                 try:
                     event = await coming
@@ -51,10 +51,10 @@ async def generate(
                     return
                 now = time.monotonic()
                 if event.tokens:
-                    served.metrics.tokens(len(event.tokens), now - (started if first else last), first=first)
+                    served.meter.tokens(len(event.tokens), now - (started if first else last), first=first)
                     first, last = False, now
                 if event.usage is not None:
-                    served.metrics.finished(event.usage)
+                    served.meter.finished(event.usage)
                 coming = None
                 yield event
                 coming = asyncio.ensure_future(anext(events))
@@ -99,9 +99,14 @@ async def reply(
         except TimeoutError:
             return "error: the time was up"
 
-    parts = agent.areply(
-        turns, lambda: pools.run("prompt", user, ask), lambda request: generate(served, request, accepted), run
-    )
+    async def asked() -> Request:
+        try:
+            async with asyncio.timeout(turns.seconds_left()):
+                return await pools.run("prompt", user, ask)
+        except TimeoutError:
+            raise late() from None
+
+    parts = agent.areply(turns, asked, lambda request: generate(served, request, accepted), run)
     if watch is not None:
         parts = aguarded(watch, parts, turns.so_far, params.n)
     try:
@@ -143,6 +148,6 @@ def sampling(served: Served, body: Any, **values: Any) -> SamplingParams:
 def ensure_finished(reason: FinishReason | None) -> None:
     """ApiError for a reply that was ended from outside."""
     if reason == "deadline":
-        raise ApiError(504, "the request's time was up before the reply was complete", code="timeout")
+        raise late()
     if reason == "cancelled":
         raise ApiError(503, "the server is shutting down", code="shutdown")

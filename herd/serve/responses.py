@@ -10,6 +10,7 @@ import msgspec
 from herd.engine.agent import Offer, Part
 from herd.engine.request import Usage
 from herd.errors import RequestError
+from herd.serve.gate import Share
 from herd.serve.job import add, relax, told, warned, watched, with_preset
 from herd.serve.messages import FREE_TEXT, allowed_name, conversation, function, offer, text_of
 from herd.serve.reply import Accepted, ensure_finished, reply, sampling
@@ -34,10 +35,10 @@ from herd.serve.served import Served, limits
 class ResponseJob:
     """One request, checked and ready to run."""
 
-    def __init__(self, served: Served, body: ResponsesRequest, user: str = "") -> None:
-        self.served, self.body, self.user = served, body, user
+    def __init__(self, served: Served, body: ResponsesRequest, share: Share) -> None:
+        self.served, self.body, self.share = served, body, share
         self.params = sampling(served, body, max_tokens=body.max_output_tokens)
-        self.items = _input(served, body, user)
+        self.items = _input(served, body, share.user)
         self.messages = with_preset(served, _messages(self.items, body.instructions))
         self.custom = frozenset(tool.name for tool in body.tools or () if tool.type == "custom")
         self.notes: list[str] = []
@@ -48,7 +49,7 @@ class ResponseJob:
         self.offer = relax(self._offer(), content, self.notes, "text.format")
         self.accepted, self.replies = Accepted(), 1
         self.id = f"resp_{secrets.token_hex(16)}"
-        self.watch, self.messages = watched(served, self.messages, id=self.id, user=user)
+        self.watch, self.messages = watched(served, self.messages, id=self.id, user=share.user)
         self.created = int(time.time())
 
     def _offer(self) -> Offer:
@@ -74,8 +75,8 @@ class ResponseJob:
             self.messages,
             self.params,
             self.offer,
-            limits(self.served),
-            user=self.user,
+            limits(self.served, begun=self.share.begun),
+            user=self.share.user,
             accepted=self.accepted,
             watch=self.watch,
         )
@@ -103,7 +104,7 @@ class ResponseJob:
         for event in output.close(status):
             yield event
         if self.body.store is not False:
-            self.served.store.put(self.user, self.id, [*self.items, *output.items])
+            self.served.store.put(self.share.user, self.id, [*self.items, *output.items])
         answer = self._response(status, output.items, total)
         if reason == "content_filter":
             answer["incomplete_details"] = {"reason": "content_filter"}

@@ -16,7 +16,7 @@ from herd.errors import RequestError
 from herd.safety.shield import Shield
 from herd.safety.watch import Watch
 from herd.serve.errors import ApiError
-from herd.serve.metrics import Metrics
+from herd.serve.metrics import Meter, Metrics
 from herd.serve.pools import Pools
 from herd.serve.store import Store
 from herd.text.chat_format import ChatFormat
@@ -27,7 +27,9 @@ from herd.weights.presets import Preset
 
 @dataclass
 class Served:
-    """One model behind the API. `toolbox` are the tools that the server itself runs."""
+    """One model behind the API, in memory. `toolbox` are the tools that the server itself runs; it, `metrics`, `pools`, `store` and
+    `shield` are the server's, for all its models.
+    """
 
     name: str
     engine: Engine
@@ -48,6 +50,7 @@ class Served:
 
     def __post_init__(self) -> None:
         self.grammars = Grammars(self.engine.tokenizer, self.engine.config.vocab)
+        self.meter = Meter(self.metrics, self.name)
         self._agent = None if self.format is None else Agent(self.engine, self.format, self.toolbox, self.grammars)
 
     def agent(self) -> Agent:
@@ -76,17 +79,11 @@ class Served:
     def warm_up(self) -> None:
         """Touch all weights once, so that the first client does not wait for them."""
         self.engine.complete(Request(prompt=[0], params=SamplingParams(max_tokens=1, temperature=0, ignore_eos=True)))
-        if self.shield is not None:
-            self.shield.warm_up()
 
     def close(self) -> None:
-        """Stop the engine and the tools."""
-        self.pools.close()
+        """Stop what is this model's own."""
         self.grammars.close()
-        self.toolbox.close()
         self.engine.close()
-        if self.shield is not None:
-            self.shield.close()
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -96,23 +93,18 @@ class Limits(msgspec.Struct, frozen=True):
     priority: int = 0
 
 
-def limits(served: Served, body: Any = None) -> Limits:
-    """The limits of a request: no longer than the server allows, and no place before others."""
+def limits(served: Served, body: Any = None, begun: float | None = None) -> Limits:
+    """The limits of a request: no longer than the server allows, and no place before others. `begun` is when it came."""
     timeout, priority = getattr(body, "timeout", None), getattr(body, "priority", None) or 0
     if timeout is not None and not timeout > 0:
         raise ApiError(400, f"timeout is {timeout}; expected seconds above 0", param="timeout")
     if not 0 <= priority < 2**31:
         raise ApiError(400, f"priority is {priority}; expected 0, the first in line, or more", param="priority")
     allowed = [seconds for seconds in (timeout, served.timeout) if seconds is not None]
-    return Limits(min(allowed, default=None), priority)
-
-
-def check_model(served: Served, name: str | None) -> None:
-    """ApiError when a request is for another model."""
-    if name and name.removesuffix(":latest") != served.name:  # Ollama's clients add it
-        raise ApiError(
-            404, f"the model {name!r} is not served here; this is {served.name!r}", param="model", code="model_not_found"
-        )  # fmt: skip
+    most = min(allowed, default=None)
+    if most is not None and begun is not None:
+        most = max(0.001, most - (time.monotonic() - begun))
+    return Limits(most, priority)
 
 
 def check_prompt(served: Served, length: int) -> None:

@@ -1,6 +1,8 @@
 """Server-sent events, and requests that end when their client hangs up or its key is revoked."""
 
 import asyncio
+import contextlib
+import time
 from collections.abc import AsyncIterator, Awaitable
 from typing import Any, TypeVar
 
@@ -8,7 +10,7 @@ import msgspec
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response, StreamingResponse
 
-from herd.serve.errors import as_api_error
+from herd.serve.errors import as_api_error, late
 from herd.serve.gate import Share
 from herd.serve.job import Job
 
@@ -16,6 +18,19 @@ T = TypeVar("T")
 _PING = 5.0  # seconds without an event after which a comment says that the reply is still being made
 _RESPONSES, _ANTHROPIC = "/v1/responses", "/v1/messages"  # whose events have names
 _WATCH = 1.0  # seconds between looks at whether a key still holds
+
+
+@contextlib.asynccontextmanager
+async def in_time(share: Share, most: float | None, body: Any) -> AsyncIterator[None]:
+    """ApiError when a request's time is up, its own or the server's `most`, counted from when it came."""
+    asked = getattr(body, "timeout", None)
+    allowed = [seconds for seconds in (asked, most) if seconds is not None and seconds > 0]
+    left = None if not allowed else min(allowed) - (time.monotonic() - share.begun)
+    try:
+        async with asyncio.timeout(left):
+            yield
+    except TimeoutError:
+        raise late() from None
 
 
 async def unless_gone(request: Request, share: Share, work: Awaitable[T]) -> T:

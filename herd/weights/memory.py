@@ -83,6 +83,15 @@ def free_memory() -> int:
     return max(free, 0)
 
 
+def used_memory() -> int:
+    """Bytes that this process has for itself, without what it reads from files; 0 where the system does not say."""
+    try:
+        resident, shared = (int(pages) for pages in Path("/proc/self/statm").read_text().split()[1:3])
+    except (OSError, ValueError):
+        return 0
+    return max(0, resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
 def _packed(tensor: StoredTensor) -> int:
     weights = tensor.row_count * tensor.shape[-1]
     bits = _PACKED_BITS.get(tensor.format)

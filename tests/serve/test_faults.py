@@ -283,6 +283,7 @@ from herd.cli.common import open_model
 from herd.engine.open import open_engine
 from herd.serve.app import create_app
 from herd.serve.gate import GateSettings
+from herd.serve.models import Models
 from herd.serve.served import Served
 from herd.serve.server import bind, serve
 from herd.weights.presets import preset_for
@@ -290,7 +291,7 @@ from herd.weights.presets import preset_for
 def load(metrics):
     time.sleep(2)
     checkpoint = open_model("smollm2-135m")
-    return Served("m", open_engine(checkpoint), None, preset_for(checkpoint), metrics)
+    return Models.of(Served("m", open_engine(checkpoint), None, preset_for(checkpoint), metrics))
 
 sock = bind("127.0.0.1", 0)
 print(sock.getsockname()[1], flush=True)

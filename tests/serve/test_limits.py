@@ -241,11 +241,3 @@ def test_keys_on_the_command_line(tmp_path):
     (tmp_path / "k.json").write_text("{")
     with pytest.raises(ConfigError, match="not a file of keys"):
         KeyFile(tmp_path / "k.json").keys()
-
-
-def test_a_second_model_is_refused_by_name(tmp_path):
-    (tmp_path / "serve.toml").write_text('models = ["smollm2-135m", "another"]\n')
-    command = [sys.executable, "-m", "herd", "serve", "--config", str(tmp_path / "serve.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 2
-    assert "start another for another" in done.stderr
