@@ -15,7 +15,7 @@ from herd.errors import in_one_line
 COMMANDS = {
     "chat": "Talk with a model.",
     "generate": "Continue prompts: one, a file's, or a whole JSONL file of them.",
-    "serve": "Serve a model behind the OpenAI API, with a chat page.",
+    "serve": "Serve models behind the OpenAI API, with a chat page.",
     "keys": "Add, list and revoke API keys of a server.",
     "pull": "Fetch a model.",
     "models": "List the models that are here.",

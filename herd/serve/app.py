@@ -84,6 +84,7 @@ class Api:
         async with in_time(share, self._settings.timeout, body):
             served = await unless_gone(request, share, models.take(body.model))
         share.at_end(lambda: models.give(served.name))
+        RECORD.get({})["model"] = served.name
         return served
 
     async def _prepared(self, request: Request, served: Served, body: Any, work: Callable[[], T]) -> T:

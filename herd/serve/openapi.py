@@ -30,13 +30,13 @@ _ENDPOINTS: tuple[tuple[str, str, str, type[Any] | None, str], ...] = (
     ("/v1/messages", "post", "Anthropic's Messages API over the same replies.", MessagesRequest, "A message, or its events."),
     ("/v1/messages/count_tokens", "post", "How many tokens Anthropic's messages are.", MessagesRequest, "input_tokens."),
     ("/api/chat", "post", "Ollama's chat over the same replies.", OllamaRequest, "A reply, or lines of one."),
-    ("/api/tags", "get", "The model, in Ollama's list.", None, "models."),
+    ("/api/tags", "get", "The models, in Ollama's list.", None, "models."),
     ("/api/version", "get", "The version, for Ollama's clients.", None, "version."),
-    ("/v1/models", "get", "The model that is served.", None, "A list of one model, with its context, preset and tools."),
-    ("/v1/models/{name}", "get", "The model by its name.", None, "The model."),
+    ("/v1/models", "get", "The models that are served.", None, "A list of models, each with its state, context, preset and tools."),
+    ("/v1/models/{name}", "get", "A model by its name.", None, "The model."),
     ("/tokenize", "post", "Tokens of a text, or of messages as the model is shown them.", TokenizeRequest, "tokens and their count."),
     ("/detokenize", "post", "The text of tokens.", DetokenizeRequest, "text."),
-    ("/health", "get", "200 when requests can be served, 503 while the model loads or when it has stopped.", None, "status, model and version."),
+    ("/health", "get", "200 when requests can be served, 503 while the model loads or when it has stopped.", None, "status, the first model, version, and the state of each model."),
     ("/metrics", "get", "Metrics for Prometheus.", None, "Text."),
     ("/docs", "get", "This description, for people.", None, "A page."),
     ("/openapi.json", "get", "This description.", None, "OpenAPI 3.1."),
@@ -44,8 +44,8 @@ _ENDPOINTS: tuple[tuple[str, str, str, type[Any] | None, str], ...] = (
 )  # fmt: skip
 _ERRORS = {
     "400": "The request is wrong; `param` names the field.", "401": "No valid key.", "403": "Not from this origin.",
-    "404": "No such model.", "413": "The body is too large.", "429": "Too many requests; see Retry-After.",
-    "503": "Not ready, or shutting down.", "504": "The request's time was up.",
+    "404": "No such model (`model_not_found`).", "413": "The body is too large.", "429": "Too many requests; see Retry-After.",
+    "503": "Not ready, the model cannot be loaded (`model_not_loaded`), or shutting down.", "504": "The request's time was up.",
 }  # fmt: skip
 
 

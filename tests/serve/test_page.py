@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from tests.serve.server import serving
+
 playwright = pytest.importorskip("playwright.sync_api")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = [pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium"), pytest.mark.xdist_group("page")]
@@ -207,3 +209,15 @@ def test_a_phone_has_no_sideways_scrolling(browser, server):
     phone.click("#close-sidebar")
     assert phone.locator("#input").is_visible()
     phone.close()
+
+
+def test_a_page_of_several_models_asks_the_one_that_was_chosen(browser, tmp_path):
+    with serving(tmp_path, "smollm2-135m", "smollm2-135m", "--name", "one,two") as server:
+        page = browser.new_page()
+        page.goto(server.url)
+        page.select_option("#models", "two")
+        ask(page, "Hello.", "4")
+        page.reload()
+        page.wait_for_function("() => document.getElementById('models').value === 'two'")
+        assert [record["model"] for record in server.records() if record["method"] == "POST"] == ["two"]
+        page.close()

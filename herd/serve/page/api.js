@@ -12,10 +12,10 @@ async function fail(response) {
 
 const headers = (key) => ({ "Content-Type": "application/json", ...(key ? { Authorization: `Bearer ${key}` } : {}) });
 
-export async function model(key) {
+export async function models(key) {
   const response = await fetch("v1/models", { headers: headers(key) });
   if (!response.ok) await fail(response);
-  return (await response.json()).data[0];
+  return (await response.json()).data;
 }
 
 // Calls take(chunk) for each piece of the reply. Ends early, without an error, when `signal` is aborted.

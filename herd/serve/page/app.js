@@ -1,6 +1,6 @@
 // The chat page: what is on the screen, and what clicks and keys do.
 
-import { chat, model } from "./api.js";
+import { chat, models } from "./api.js";
 import { render } from "./markdown.js";
 import { Store, add, before, path, siblings } from "./store.js";
 
@@ -165,7 +165,7 @@ function request(conversation, user) {
   const messages = [...before(conversation, user), user].map(({ role, content }) => ({ role, content }));
   const system = $("system").value.trim();
   if (system) messages.unshift({ role: "system", content: system });
-  const body = { messages };
+  const body = { model: served?.id, messages };
   for (const name of SETTINGS.slice(1)) if ($(name).value !== "") body[name] = Number($(name).value);
   return body;
 }
@@ -257,14 +257,26 @@ function theme(name) {
   localStorage.setItem("herd-theme", name);
 }
 
+function use(model) {
+  served = model;
+  $("models").value = model.id;
+  $("model").textContent = $("models").hidden ? model.id : "";
+  document.title = `${model.id} · herd`;
+  const kept = JSON.parse(localStorage.getItem("herd-settings") ?? "null") ?? model.preset;
+  for (const name of SETTINGS) $(name).value = kept[name] ?? "";
+  showMessages();
+}
+
 async function connect() {
   try {
-    served = await model(key);
-    $("model").textContent = served.id;
-    document.title = `${served.id} · herd`;
-    const kept = JSON.parse(localStorage.getItem("herd-settings") ?? "null") ?? served.preset;
-    for (const name of SETTINGS) $(name).value = kept[name] ?? "";
-    showMessages();
+    const all = await models(key);
+    $("models").replaceChildren(...all.map(({ id }) => element("option", { value: id, textContent: id })));
+    $("models").hidden = all.length < 2;
+    $("models").onchange = () => {
+      localStorage.setItem("herd-model", $("models").value);
+      use(all.find(({ id }) => id === $("models").value));
+    };
+    use(all.find(({ id }) => id === localStorage.getItem("herd-model")) ?? all[0]);
   } catch (error) {
     notice(error.status === 401 ? "The server asks for an API key: give it in the settings." : `The server does not answer: ${error.message}`);
     if (error.status === 401) settings(true);
