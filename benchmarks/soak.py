@@ -1,8 +1,8 @@
 """An hour of load on one server: no error, and memory that stays where it is.
 
-python benchmarks/soak.py [--seconds 3600] [--model smollm2-135m]
+python benchmarks/soak.py [--seconds 3600] [--model smollm2-135m] [--share 0.8]
 
-First the server is loaded as far as it goes for a while; then requests come at random at 80% of that rate. Every minute a
+First the server is loaded as far as it goes for a while; then requests come at random at a share of that rate. Every minute a
 row is printed; exit status 1 when there was an error, or when memory grew by more than 5% after the first tenth.
 """
 
@@ -57,14 +57,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=3600)
     parser.add_argument("--model", default="smollm2-135m")
+    parser.add_argument("--share", type=float, default=0.8, help="less where other programs come and go")
     options = parser.parse_args()
     port = free_port()
     command = [sys.executable, "-m", "herd", "serve", options.model, "--port", str(port), "--log", "/dev/null"]
     process = start(command, port)
     try:
         full = asyncio.run(at_a_time(port, 16, [body(10**6 + i) for i in range(48)]))
-        rate = 0.8 * len(full.first) / full.seconds
-        print(f"at most {len(full.first) / full.seconds:.2f} requests/s; {rate:.2f} from now on\n")
+        rate = options.share * len(full.first) / full.seconds
+        print(f"at most {len(full.first) / full.seconds:.2f} requests/s; {rate:.2f} from now on\n", flush=True)
         errors, memory = asyncio.run(soak(port, rate, options.seconds, process))
         early = statistics.median(memory[: max(1, len(memory) // 10)])
         growth = memory[-1] / early - 1
