@@ -34,6 +34,7 @@ _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 class _Ask(msgspec.Struct, forbid_unknown_fields=True):
     question: str | None = None
+    round: str | None = None  # to go on with
 
 
 class _Vote(msgspec.Struct, forbid_unknown_fields=True):
@@ -164,10 +165,10 @@ class Api:
         return voter
 
     async def ask(self, request: Request) -> Response:
-        """A question; its two answers as server-sent events."""
+        """A question, of a new round or of one that goes on; its two answers as server-sent events."""
         voter, body = self._voter(request), await read_body(request, _Ask)
         address = request.client.host if request.client else ""
-        round_ = self._arena.begin(voter, address, body.question)
+        round_ = self._arena.begin(voter, address, body.question, body.round)
         return StreamingResponse(
             self._events(round_), media_type="text/event-stream", headers={"Cache-Control": "no-store"}
         )

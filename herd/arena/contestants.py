@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,6 +20,9 @@ from herd.text.messages import Message
 from herd.weights.checkpoint import Checkpoint
 from herd.weights.presets import preset_for
 
+Turn = tuple[str, str]
+"""A question and its answer."""
+
 
 class ContestantError(HerdError):
     """A contestant could not answer. The message names it: for the log of whoever runs the arena, never for a voter."""
@@ -31,8 +34,8 @@ class Contestant(Protocol):
     name: str
     version: str
 
-    def reply(self, question: str) -> AsyncGenerator[str, None]:
-        """The pieces of an answer. ContestantError when there is none."""
+    def reply(self, question: str, before: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
+        """The pieces of an answer, after the turns `before`. ContestantError when there is none."""
         ...
 
     async def close(self) -> None:
@@ -50,10 +53,11 @@ class ModelContestant:
     system: str
     params: SamplingParams
 
-    async def reply(self, question: str) -> AsyncGenerator[str, None]:
+    async def reply(self, question: str, before: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
         """The pieces of an answer."""
         messages = [Message("system", self.system)] if self.system else []
-        turns = self.agent.turns([*messages, Message("user", question)], self.params)
+        said = [one for asked, answer in before for one in (Message("user", asked), Message("assistant", answer))]
+        turns = self.agent.turns([*messages, *said, Message("user", question)], self.params)
 
         async def no_tools(*_: Any) -> str:
             raise ContestantError(f"{self.name}: called a tool; an arena offers none")
@@ -84,9 +88,11 @@ class ServerContestant:
         )
         self._url = f"{url.rstrip('/')}/chat/completions"
 
-    async def reply(self, question: str) -> AsyncGenerator[str, None]:
+    async def reply(self, question: str, before: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
         """The pieces of an answer."""
-        body = {"model": self._model, "messages": [{"role": "user", "content": question}], "stream": True}
+        said = [(role, text) for turn in before for role, text in zip(("user", "assistant"), turn, strict=True)]
+        messages = [{"role": role, "content": text} for role, text in (*said, ("user", question))]
+        body = {"model": self._model, "messages": messages, "stream": True}
         try:
             async with self._client.stream("POST", self._url, json=body | self._params) as response:
                 if response.status_code != 200:
@@ -123,9 +129,9 @@ class FileContestant:
     version: str
     replies: dict[str, str] = field(repr=False)
 
-    async def reply(self, question: str) -> AsyncGenerator[str, None]:
+    async def reply(self, question: str, before: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
         """The whole answer in one piece."""
-        if question not in self.replies:
+        if before or question not in self.replies:
             raise ContestantError(f"{self.name}: has no reply to {question[:80]!r}")
         yield self.replies[question]
 

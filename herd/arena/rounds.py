@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from herd.arena.contestants import Contestant, ContestantError, common_prompts
+from herd.arena.contestants import Contestant, ContestantError, Turn, common_prompts
 from herd.arena.kinds import kind, reveals
 from herd.arena.pairs import choose
 from herd.arena.rank import Table
@@ -27,6 +27,7 @@ from herd.text.language import language
 T = TypeVar("T")
 _TICK = 0.05  # seconds between two pieces that a reader gets
 _KEPT, _LONGEST = 3600.0, 200_000  # seconds that a round can be voted on; characters of an answer
+_TURNS = 8  # questions of a round
 
 
 class RoundError(HerdError):
@@ -59,23 +60,35 @@ class RoundSettings:
 
 @dataclass
 class Side:
-    """One answer as far as it has come, and how much of it was shown."""
+    """One answer as far as it has come, and how much of it was shown; `before` are the turns that came before it."""
 
     contestant: Contestant
     text: str = ""
     shown: int = 0
     ended: bool = False
+    before: list[Turn] = field(default_factory=list)
+
+    def go_on(self, question: str) -> None:
+        """The answer to `question` is whole; another one comes."""
+        self.before.append((question, self.text))
+        self.text, self.shown, self.ended = "", 0, False
+
+    def seen(self) -> str:
+        """All that was shown of it."""
+        return "\n\n".join([*(answer for _, answer in self.before), self.text[: self.shown]])
 
 
 @dataclass
 class Round:
-    """One question and its two answers, the left one first."""
+    """A question and its two answers, the left one first; where the person goes on, the last question. A vote is on all turns."""
 
     id: str
     voter: str
     question: str
     sides: tuple[Side, Side]
     started: float = field(default_factory=time.monotonic)
+    asked: float = field(default_factory=time.monotonic)  # the last question
+    running: bool = False
     failed: bool = False
     vote: Vote | None = None
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
@@ -94,9 +107,15 @@ class Round:
             side.shown = max(side.shown, end)
         return news
 
-    def seen(self) -> list[str]:
-        """What was shown."""
-        return [side.text[: side.shown] for side in self.sides]
+    def asked_for(self) -> str:
+        """All questions, the first one first."""
+        return "\n\n".join([*(question for question, _ in self.sides[0].before), self.question])
+
+    def go_on(self, question: str) -> None:
+        """Another question to the same two."""
+        for side in self.sides:
+            side.go_on(self.question)
+        self.question, self.asked = question, time.monotonic()
 
 
 class Meter:
@@ -149,9 +168,13 @@ class Arena:
     async def _stored(self, work: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._store, work)
 
-    def begin(self, voter: str, address: str, question: str | None) -> Round:
-        """A new round for a question, or for a stored prompt where there are such. RoundError for one that cannot be."""
-        if self.prompts is not None:
+    def begin(self, voter: str, address: str, question: str | None, on: str | None = None) -> Round:
+        """A new round for a question, or for a stored prompt where there are such; or another turn of the round `on`.
+
+        RoundError for one that cannot be.
+        """
+        round_ = None if on is None else self._open(voter, on)
+        if round_ is None and self.prompts is not None:
             question = self.prompts[int(self._generator.integers(len(self.prompts)))]
         elif question is None or not question.strip():
             raise RoundError(400, "empty", "ask something")
@@ -164,18 +187,35 @@ class Arena:
         per_minute = self.settings.per_minute
         if not self._meter.take(voter, per_minute) or not self._meter.take(f"at {address}", 10 * per_minute):
             raise RoundError(429, "too_many", f"at most {per_minute} questions a minute; try again in a moment")
+        if round_ is not None:
+            round_.go_on(question)
+            return round_
         first, second = choose(self._table, self._generator)
         sides = (Side(self.contestants[first]), Side(self.contestants[second]))
         now = time.monotonic()
-        for old in [one for one in self._rounds.values() if one.started < now - _KEPT]:
+        for old in [one for one in self._rounds.values() if one.asked < now - _KEPT]:
             del self._rounds[old.id]
         made = Round(secrets.token_urlsafe(16), voter, question, sides)
         self._rounds[made.id] = made
         return made
 
+    def _open(self, voter: str, id_: str) -> Round:
+        """A round that can go on: its answers are whole, and no vote was given."""
+        round_ = self._rounds.get(id_)
+        if round_ is None or round_.voter != voter or round_.vote is not None or self.prompts is not None:
+            raise RoundError(404, "gone", "this round is over; ask again")
+        if round_.failed:
+            raise RoundError(409, "failed", "a model could not answer; nothing is counted")
+        if round_.running or not round_.ended or round_.lock.locked():
+            raise RoundError(409, "unfinished", "wait until both answers have ended")
+        if len(round_.sides[0].before) + 1 >= _TURNS:
+            raise RoundError(409, "turns", f"a round has at most {_TURNS} questions; vote")
+        return round_
+
     async def answers(self, round_: Round) -> AsyncGenerator[list[str], None]:
         """What left and right have said since the last time, until both have ended or one has failed. Leaving early stops them."""
         self._running += 1
+        round_.running = True
         tasks = [asyncio.create_task(self._answer(round_, side)) for side in round_.sides]
         try:
             while not round_.failed:
@@ -187,12 +227,13 @@ class Arena:
                 await asyncio.sleep(_TICK)
         finally:
             self._running -= 1
+            round_.running = False
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _answer(self, round_: Round, side: Side) -> None:
-        pieces = side.contestant.reply(round_.question)
+        pieces = side.contestant.reply(round_.question, side.before)
         try:
             async for piece in pieces:
                 side.text += piece
@@ -217,7 +258,7 @@ class Arena:
             raise RoundError(400, "winner", f"expected one of {', '.join(WINNERS)}")
         if round_.failed:
             raise RoundError(409, "failed", "a model could not answer; nothing is counted")
-        if not all(side.shown or side.ended for side in round_.sides):
+        if not all(side.shown or side.ended or side.before for side in round_.sides):
             raise RoundError(409, "early", "wait until both answers have begun")
         async with round_.lock:
             if round_.vote is None:
@@ -232,8 +273,8 @@ class Arena:
         return {"left": vote.first, "right": vote.second, "winner": vote.winner, "excluded": vote.excluded}
 
     def _judged(self, round_: Round, winner: Winner) -> Vote:
-        left, right = round_.seen()
-        seconds = time.monotonic() - round_.started
+        left, right = (side.seen() for side in round_.sides)
+        seconds, asked = time.monotonic() - round_.started, round_.asked_for()
         excluded = ""
         if reveals(left, self._names) or reveals(right, self._names):
             excluded = "reveals"
@@ -241,8 +282,8 @@ class Arena:
             excluded = "quick"
         return Vote(
             voter=round_.voter, first=round_.sides[0].contestant.name, second=round_.sides[1].contestant.name, winner=winner,
-            time=time.time(), language=language(round_.question), kind=kind(round_.question), seconds=seconds,
-            style=style_difference(left, right), excluded=excluded, prompt=round_.question,
+            time=time.time(), language=language(asked), kind=kind(asked), seconds=seconds,
+            style=style_difference(left, right), excluded=excluded, prompt=asked,
         )  # fmt: skip
 
     async def ranking(self, language: str | None, kind: str | None) -> dict[str, Any]:

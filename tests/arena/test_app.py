@@ -1,15 +1,18 @@
 """The arena over HTTP, against a real server process."""
 
+import json
 import signal
 import sqlite3
 import threading
 from collections import Counter
+from http.server import BaseHTTPRequestHandler
 
 import httpx
 import pytest
 
 from herd.arena.votes import Votes
 from tests.arena.server import ArenaServer, Voter, arena, replies, said
+from tests.listening import listening
 
 NAMES = ("zebrafish", "wolverine", "albatross")
 ANSWERS = {
@@ -152,6 +155,47 @@ def test_kill_9_loses_no_vote_that_was_acknowledged(tmp_path):
     assert sum(acknowledged) <= sum(kept) <= sum(acknowledged) + 8  # written, and killed before the answer
     with Votes(str(server.votes)) as votes_again:
         assert len(votes_again.ledger()) == 6
+
+
+class Echo(BaseHTTPRequestHandler):
+    """An OpenAI-compatible server that says what it was told."""
+
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = " | ".join(f"{one['role']}: {one['content']}" for one in body["messages"])
+        chunk = json.dumps({"choices": [{"delta": {"content": text}}]})
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(f"data: {chunk}\n\ndata: [DONE]\n\n".encode())
+
+    def log_message(self, *_):
+        pass
+
+
+def test_turns_go_to_the_same_two_with_what_each_of_them_said(tmp_path):
+    with listening(Echo) as url, arena(tmp_path, f"narwhal={url}/v1#a", f"heron={url}/v1#b", flags=("--least-seconds", "0")) as server:  # fmt: skip
+        voter, other = Voter(server.url), Voter(server.url)
+
+        def on(question, number, who=voter):
+            return who.client.post("/api/ask", json={"question": question, "round": number})
+
+        first = voter.ask("One?")
+        assert said(first, "left") == "user: One?"
+        number = first[0]["round"]
+        assert on("Two?", number, other).json()["error"]["code"] == "gone"
+        assert on(" ", number).json()["error"]["code"] == "empty"
+        second = [json.loads(line[6:]) for line in on("Two?", number).text.split("\n\n") if line]
+        assert second[0] == {"round": number, "question": "Two?"}
+        assert said(second, "right") == "user: One? | assistant: user: One? | user: Two?"
+        for i in range(6):
+            assert on(f"More {i}?", number).status_code == 200
+        assert on("Too many?", number).json()["error"]["code"] == "turns"
+        assert b"narwhal" not in voter.received
+        told = voter.vote(second, "left").json()
+        assert {told["left"], told["right"]} == {"narwhal", "heron"}
+        assert on("After?", number).json()["error"]["code"] == "gone"
+        prompts = sqlite3.connect(server.votes).execute("select prompt from votes").fetchall()
+        assert prompts == [("\n\n".join(["One?", "Two?", *(f"More {i}?" for i in range(6))]),)]
 
 
 def test_quick_votes_telling_replies_and_too_many_questions(tmp_path):

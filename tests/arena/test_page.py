@@ -77,6 +77,34 @@ def test_from_a_question_to_the_ranking_by_clicks_and_by_keys(browser, server, t
     assert page.problems == []
 
 
+def test_a_person_goes_on_with_the_same_two_and_votes_on_all_of_it(browser, server):
+    page = opened(browser, server.url)
+    page.fill("#question", "Name a colour of the sky.")
+    page.press("#question", "Enter")
+    ended(page)
+    page.wait_for_function("() => document.querySelector('#status').innerText.includes('go on')")
+    first = {side: page.locator(f"#{side} .text").inner_text() for side in ("left", "right")}
+    page.keyboard.press("/")
+    page.keyboard.type("And one of the grass?")
+    page.keyboard.press("Enter")
+    page.wait_for_function("() => document.querySelectorAll('.before .question').length === 2")
+    page.wait_for_function("() => document.querySelector('#status').innerText.includes('go on')", timeout=60_000)
+    assert page.locator("#asked").inner_text() == "And one of the grass?"
+    for side, answer in first.items():
+        assert page.locator(f"#{side} .before .question").inner_text() == "Name a colour of the sky."
+        assert page.locator(f"#{side} .before .said").inner_text() == answer
+        assert page.locator(f"#{side} .text").inner_text().strip()
+    assert not any(name in page.content() for name in NAMES)
+    page.keyboard.press("1")
+    page.wait_for_selector("#next:visible")
+    assert sorted(page.locator(f"#{side} h2").inner_text() for side in ("left", "right")) == sorted(NAMES)
+    kept = sqlite3.connect(server.votes).execute("select winner, prompt from votes order by id desc limit 1")
+    assert kept.fetchone() == (0, "Name a colour of the sky.\n\nAnd one of the grass?")
+    page.keyboard.press("n")
+    assert page.locator(".before").first.inner_text() == ""
+    assert page.problems == []
+
+
 def test_a_vote_before_the_answers_have_ended(browser, server):
     page = opened(browser, server.url)
     page.fill("#question", "Tell me a long story about the sea.")

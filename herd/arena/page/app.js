@@ -7,7 +7,7 @@ const $ = (id) => document.getElementById(id);
 const SIDES = ["left", "right"];
 let words = TEXTS.en;
 let about = { stored: false, longest: 8000 };
-let round = null; // { id, left, right, state: "coming" | "ended" | "failed", voting, vote }
+let round = null; // { id, question, left, right, before: [{ question, left, right }], state: "coming" | "ended" | "failed", voting, vote }
 let running = null; // the AbortController of the answers that are coming
 let kept = {}; // what this browser remembers
 
@@ -70,13 +70,15 @@ async function* events(response) {
 async function ask() {
   const question = $("question").value.trim();
   if (!about.stored && !question) return notice(words.error_empty);
+  const on = goesOn() ? round : null;
   running?.abort();
   const stop = (running = new AbortController());
-  const mine = (round = { id: "", question, left: "", right: "", state: "coming", voting: false, vote: null });
+  const before = on ? [...on.before, { question: on.question, left: on.left, right: on.right }] : [];
+  const mine = (round = { id: "", question, left: "", right: "", before, state: "coming", voting: false, vote: null });
   notice("");
   show();
   try {
-    for await (const event of events(await post("/api/ask", { question: about.stored ? null : question }, stop.signal))) {
+    for await (const event of events(await post("/api/ask", { question: about.stored ? null : question, round: on?.id }, stop.signal))) {
       if (round !== mine) return;
       if (event.round) {
         Object.assign(mine, { id: event.round, question: event.question });
@@ -92,7 +94,7 @@ async function ask() {
   } catch (error) {
     if (round !== mine || error.name === "AbortError") return;
     mine.state = "failed";
-    if (!mine.id) round = null; // nothing has begun
+    if (!mine.id) round = on; // nothing has begun
     show();
     notice(explained(error));
   } finally {
@@ -100,7 +102,9 @@ async function ask() {
   }
 }
 
-const open = () => round && round.id && !round.vote && !round.voting && round.state !== "failed" && (round.state === "ended" || (round.left && round.right));
+const goesOn = () => !about.stored && round?.id && !round.vote && !round.voting && round.state === "ended";
+
+const open = () => round && round.id && !round.vote && !round.voting && round.state !== "failed" && (round.state === "ended" || round.before.length > 0 || (round.left && round.right));
 
 async function vote(winner) {
   const mine = round;
@@ -136,6 +140,7 @@ function show() {
   for (const side of SIDES) {
     const box = $(side);
     const text = round?.[side] ?? "";
+    earlier(box.querySelector(".before"), side);
     if (box.dataset.shown !== text) render(box.querySelector(".text"), text);
     box.dataset.shown = text;
     box.querySelector("h2").textContent = round?.vote?.[side] ?? words[`${side}_name`];
@@ -147,16 +152,32 @@ function show() {
   $("next").hidden = !voted && round?.state !== "failed";
   $("form").hidden = Boolean(round) && !$("next").hidden;
   $("send").disabled = round?.state === "coming" && !voted;
+  $("question").placeholder = words[goesOn() ? "go_on" : "question"];
   $("question").hidden = $("send").hidden = about.stored;
   $("draw").hidden = !about.stored || Boolean(round);
   $("status").textContent = status();
+}
+
+// The turns before this one. They do not change: what is drawn stays.
+function earlier(box, side) {
+  const turns = round?.before ?? [];
+  const key = turns.length ? `${turns.length} ${turns[0].question} ${turns[0][side]}` : "";
+  if (box.dataset.key === key) return;
+  box.dataset.key = key;
+  box.replaceChildren(
+    ...turns.flatMap((turn) => {
+      const answer = Object.assign(document.createElement("div"), { className: "said" });
+      render(answer, turn[side]);
+      return [Object.assign(document.createElement("p"), { className: "question", dir: "auto", textContent: turn.question }), answer];
+    }),
+  );
 }
 
 function status() {
   if (!round) return "";
   if (round.state === "failed") return words.failed;
   if (round.vote) return round.vote.excluded ? words[`excluded_${round.vote.excluded}`] : words.thanks;
-  return open() ? words.which : words.coming;
+  return open() && round.state === "ended" && !about.stored ? `${words.which} ${words.or_go_on}` : open() ? words.which : words.coming;
 }
 
 // The ranking
@@ -254,7 +275,7 @@ document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.altKey || event.metaKey || event.repeat || ["TEXTAREA", "INPUT", "SELECT"].includes(event.target.tagName) || $("round").hidden) return;
   const winner = { 1: "left", 2: "right", 3: "both good", 4: "both bad" }[event.key];
   if (winner) vote(winner);
-  else if (event.key.toLowerCase() === "n" && !$("next").hidden) next();
+  else if (event.key.toLowerCase() === "n" && round) next();
   else if (event.key === "/") $("question").focus();
   else return;
   event.preventDefault();
