@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from herd.cli.common import PATH, human, warn
+from herd.cli.common import PATH, human, show_progress, warn
 from herd.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -181,8 +181,27 @@ def serve(model: str, gpu_name: str, context: str, sequences: int, numbers: str 
 @click.option("--burst", type=float, default=0.0, help="Failures that one brings with it, below 1; 0 is Poisson.")
 @click.option("--runs", type=int, default=500, help="Simulated runs.")
 @click.option("--seed", type=int, default=0, help="Makes the simulation repeatable.")
-def faults(days: float, runs: int, seed: int, **values: Any) -> None:
-    """Effective training time with the failures of Llama 3's pre-training (Table 5), and what would improve it."""
+@click.option(
+    "--replay", type=PATH, metavar="RECIPE", help="Instead: train a small RECIPE here, with failures for real."
+)
+@click.option("--minutes", type=float, default=5.0, show_default=True, help="--replay: how long.")
+@click.option("--failures", type=int, default=8, show_default=True, help="--replay: how many.")
+@click.option("--processes", type=int, default=2, show_default=True, help="--replay: processes that train together.")
+@click.option("--every", type=int, default=10, show_default=True, help="--replay: steps between checkpoints.")
+@click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="--replay: change a setting of the recipe.")
+@click.option("--out", type=PATH, help="--replay: the run's folder. Default: runs/replay and the recipe's name.")
+def faults(
+    days: float, runs: int, seed: int, replay: Path | None, minutes: float, failures: int, processes: int, every: int,
+    changes: tuple[str, ...], out: Path | None, **values: Any,
+) -> None:  # fmt: skip
+    """Effective training time with the failures of Llama 3's pre-training (Table 5), and what would improve it.
+
+    With --replay a stream of such failures meets a small run for real: processes are killed, one is made slow, a bit of a weight
+    flips; what was of use of the time is compared with the simulation of the same stream.
+    """
+    if replay is not None:
+        _replay(replay, out, minutes * 60, failures, processes, every, seed, changes)
+        return
     from herd.plan.faults import Cluster, best_interval, daly, improvements, simulate, young
 
     cluster = Cluster(hours=days * 24, **_floats(values))
@@ -199,6 +218,27 @@ def faults(days: float, runs: int, seed: int, **values: Any) -> None:
         )
     for name, gain in improvements(cluster, min(runs, 200), seed):
         click.echo(f"  {name}: {gain:+.2%}")
+
+
+def _replay(
+    recipe: Path, out: Path | None, seconds: float, failures: int, processes: int, every: int, seed: int,
+    changes: tuple[str, ...],
+) -> None:  # fmt: skip
+    if not recipe.is_file():
+        raise ConfigError(f"{recipe}: no such recipe; --replay takes a .toml file of herd train")
+    from herd.plan.rehearse import rehearse
+
+    with show_progress() as progress:
+        found = rehearse(
+            recipe, out or Path("runs") / f"replay-{recipe.stem}", seconds=seconds, failures=failures,
+            processes=processes, every=every, seed=seed, changes=changes, progress=progress, say=warn,
+        )  # fmt: skip
+    for kind, detection, restart in found.measured.failures:
+        click.echo(f"{kind}: noticed after {detection:.1f} s, computing again {restart:.1f} s later")
+    click.echo(
+        f"effective time {found.effective:.1%} of {found.measured.total:,.0f} s; simulated with the same stream and parts {found.simulated:.1%} "
+        f"({found.effective / found.simulated - 1:+.1%})"
+    )
 
 
 def _floats(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -5,7 +5,8 @@ again, and what was computed since the last checkpoint is computed anew.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -31,6 +32,7 @@ class Cluster:
 
     `burst` is the mean number of failures that one brings with it within the hour (0: Poisson). `rate` multiplies the measured
     rate of every cause. `stall` is what a checkpoint keeps the job from computing, `repair` what a server needs to come back.
+    `noticed` has the causes whose detection differs.
     """
 
     gpus: int = MEASURED_GPUS
@@ -43,6 +45,7 @@ class Cluster:
     repair: float = 48 * 3600.0
     rate: float = 1.0
     burst: float = 0.0
+    noticed: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in ("gpus", "hours", "interval"):
@@ -121,7 +124,7 @@ def replay(cluster: Cluster, failures: list[tuple[float, str]]) -> dict[str, flo
             spent["repeated"] += rest
         elif cause == "planned":
             continue
-        stand("detection", cluster.detection)
+        stand("detection", cluster.noticed.get(cause, cluster.detection))
         if cause in _REPLACED:
             away = [back for back in away if back > now]
             if len(away) >= cluster.spares:
