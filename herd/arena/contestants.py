@@ -90,8 +90,8 @@ class ServerContestant:
 
     async def reply(self, question: str, before: Sequence[Turn] = ()) -> AsyncGenerator[str, None]:
         """The pieces of an answer."""
-        said = [(role, text) for turn in before for role, text in zip(("user", "assistant"), turn, strict=True)]
-        messages = [{"role": role, "content": text} for role, text in (*said, ("user", question))]
+        told = [(role, text) for turn in before for role, text in zip(("user", "assistant"), turn, strict=True)]
+        messages = [{"role": role, "content": text} for role, text in (*told, ("user", question))]
         body = {"model": self._model, "messages": messages, "stream": True}
         try:
             async with self._client.stream("POST", self._url, json=body | self._params) as response:
