@@ -1,7 +1,7 @@
 """The native backend beside llama.cpp and ik_llama.cpp on the same files and threads, interleaved, medians.
 
     python benchmarks/cpu.py --llama-cpp DIR [--ik-llama-cpp DIR] [--shape llama-3.2-1b] [--formats Q4_0,Q8_0] [--threads 2]
-                             [--rounds 5] [--isa avx2]
+                             [--rounds 5] [--isa avx2] [--work formats,depth,batch,start]
 
 The default model's own files, or with --shape files of that shape with random weights, which are made first (benchmarks/shapes.py).
 DIR holds llama-bench, llama-batched-bench, llama-completion and llama-quantize. Build llama.cpp with
@@ -30,6 +30,8 @@ from herd.family import SHAPES
 from herd.weights.convert import convert
 
 DEFAULT = "smollm2-135m"
+PARTS = ("formats", "depth", "batch", "start")
+PROMPT = "The river rises in the hills north of the town, and near the old mill"  # 16 tokens
 
 
 class Work(NamedTuple):
@@ -143,8 +145,12 @@ def main() -> None:
     parser.add_argument("--isa", default="")
     parser.add_argument("--shape", default=DEFAULT, choices=sorted(WORK))
     parser.add_argument("--formats", default="", help="comma-separated; default: the shape's")
+    parser.add_argument("--work", default=",".join(PARTS), help="comma-separated: which parts of a round")
     parser.add_argument("--files", default="", help="a folder that keeps the files of a shape between runs")
     args = parser.parse_args()
+    args.work = args.work.split(",")
+    if not set(args.work) <= set(PARTS):
+        parser.error(f"--work: expected some of {', '.join(PARTS)}")
     args.formats = tuple(filter(None, args.formats.split(","))) or WORK[args.shape].formats
     args.llama_cpp, args.ik_llama_cpp = (
         folder and str(Path(folder).resolve()) for folder in (args.llama_cpp, args.ik_llama_cpp)
@@ -195,7 +201,7 @@ def measure(files: dict[str, Path], args: argparse.Namespace, figures: dict[str,
         ("ik_llama.cpp", args.ik_llama_cpp, ["-fa", "1", "-rtr", "1"]),
     ]
     for fmt in args.formats:
-        if fmt not in files:
+        if fmt not in files or "formats" not in args.work:
             continue
         # apart, as llama-bench does: decoding begins with an empty context, not after the prompt
         decode = ours(files[fmt], args, prompt=0, generate=work.generate)
@@ -210,11 +216,12 @@ def measure(files: dict[str, Path], args: argparse.Namespace, figures: dict[str,
                 figures[f"decode {fmt}"][name].append(peer.get("tg", 0.0))
                 figures[f"prefill {work.prompt} {fmt}"][name].append(peer.get("pp", 0.0))
     first = files[args.formats[0]]
-    if work.depth:
+    if work.depth and "depth" in args.work:
         at_depth(first, args, figures)
-    if work.batch:
+    if work.batch and "batch" in args.work:
         together(first, args, figures)
-    start(files["Q4_1"] if args.shape == DEFAULT else first, args, figures)
+    if "start" in args.work:
+        start(files["Q4_1"] if args.shape == DEFAULT else first, args, figures)
 
 
 def at_depth(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, list[float]]]) -> None:
@@ -251,7 +258,7 @@ def together(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, 
 def start(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, list[float]]]) -> None:
     """Process start to the end of the first token, and memory at the model's whole context."""
     threads = str(args.threads)
-    herd = [sys.executable, "-m", "herd", "generate", "--raw", "Hello", "--model", str(file), "--max-tokens", "1"]
+    herd = [sys.executable, "-m", "herd", "generate", "--raw", PROMPT, "--model", str(file), "--max-tokens", "1"]
     commands = {"herd": [*herd, "--temperature", "0", "--threads", threads]}
     if args.llama_cpp:
         tool = [
@@ -261,7 +268,7 @@ def start(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, lis
             "-t",
             threads,
             "-p",
-            "Hello",
+            PROMPT,
             "-n",
             "1",
             "-no-cnv",

@@ -93,6 +93,10 @@ class Backend(Protocol):
         """
         ...
 
+    def settle(self) -> None:
+        """Do what loading put off, so that the steps after it take their usual time."""
+        ...
+
     def close(self) -> None:
         """Free memory, threads and processes."""
         ...

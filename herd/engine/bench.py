@@ -38,6 +38,7 @@ def bench(
         )
     tables = [list(range(i * each, (i + 1) * each)) for i in range(batch)]
     prefill, decode = [], []
+    backend.settle()
     for i in range(batch):
         _fill(backend, tables[i], i, 0, depth, step_tokens)
     _step(backend, tables, [depth] * batch, 1)  # a step that is not timed wakes the threads

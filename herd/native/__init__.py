@@ -67,6 +67,7 @@ def load(checkpoint: Checkpoint, *, threads: int, blocks: int, isa: str = "", kv
             rope_gain=1.0 if scaling is None else scaling.gain,
             threads=threads, blocks=blocks, isa=isa, kv_cache=kv_cache,
         )  # fmt: skip
+        decoder.held = {}
         for name, tensor in _with_output(checkpoint):
             _add(decoder, name, tensor)
         decoder.finish()
@@ -109,6 +110,8 @@ def _add(decoder: _native.Decoder, name: str, tensor: StoredTensor) -> None:
     if raw.nbytes != tensor.nbytes:
         raise FormatError(f"tensor {name} has {raw.nbytes} bytes; expected {tensor.nbytes}")
     scale = None if tensor.scale is None else array("f", tensor.scale().reshape(-1).tolist())
-    decoder.add(name, fmt, rows, columns, raw, scale, isinstance(raw.obj, mmap.mmap))
-    if name == "tok_embeddings.weight":
-        decoder.embedding = raw  # rows are read from it as tokens come; this keeps it alive
+    mapped = isinstance(raw.obj, mmap.mmap)
+    decoder.add(name, fmt, rows, columns, raw, scale, mapped)
+    decoder.held.pop(name, None)
+    if mapped or name == "tok_embeddings.weight":
+        decoder.held[name] = raw  # steps read it: embeddings as tokens come, matrices until they are packed

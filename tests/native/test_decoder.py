@@ -23,6 +23,8 @@ from herd.model.load import from_checkpoint
 from herd.quant.formats import FORMATS
 from herd.rotary import RopeScaling
 from herd.weights.checkpoint import Checkpoint, StoredTensor
+from herd.weights.convert import convert
+from herd.weights.open import open_checkpoint
 from tests.models import byte_tokenizer, random_checkpoint
 
 EVERY_TOP = SamplingParams(temperature=0, logprobs=20)
@@ -130,6 +132,22 @@ def test_instruction_sets_agree(fmt):
     for values in found.values():
         assert np.abs(values - found["portable"]).max() < 0.1
         assert np.abs(values - found["portable"]).mean() < 0.02
+
+
+@pytest.mark.parametrize("fmt", [*BLOCKWISE, "F16", "BF16", "F32"])
+def test_a_file_that_is_packed_on_the_way_gives_the_same_bits(fmt, tmp_path):
+    checkpoint = in_format(random_checkpoint(small(vocab=520)), fmt)
+    expected = log_probabilities(NativeBackend(checkpoint, threads=2), TOKENS)
+    convert(checkpoint, tmp_path / "model.gguf", "gguf")
+    later = NativeBackend(open_checkpoint(tmp_path / "model.gguf"), threads=2)
+    later._decoder.packed_a_step = 150_000  # of some 800,000: steps meet raw, half packed and packed matrices
+    for _ in range(10):
+        np.testing.assert_array_equal(log_probabilities(later, TOKENS), expected)
+    at_once = NativeBackend(open_checkpoint(tmp_path / "model.gguf"), threads=2)
+    at_once.settle()
+    np.testing.assert_array_equal(log_probabilities(at_once, TOKENS), expected)
+    at_once.update({name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("layers.0")})
+    np.testing.assert_array_equal(log_probabilities(at_once, TOKENS), expected)
 
 
 @settings(max_examples=25, deadline=None)

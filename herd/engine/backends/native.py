@@ -66,6 +66,10 @@ class NativeBackend:
         """Pack tensors over the decoder's own."""
         native.update(self._decoder, self.config, tensors)
 
+    def settle(self) -> None:
+        """Pack the weights that steps have not packed yet."""
+        self._decoder.pack()
+
     def close(self) -> None:
         """Free weights, cache and threads."""
         self.__dict__.pop("_decoder", None)

@@ -122,6 +122,9 @@ class TorchBackend:
             self._step(_unpacked(received))
         dist.barrier(self.group)  # leave together: gloo aborts when a peer goes first
 
+    def settle(self) -> None:
+        """Nothing was put off."""
+
     def close(self) -> None:
         """Free the cache and send the other ranks home."""
         if self.world > 1 and self.rank == 0:

@@ -167,6 +167,8 @@ NB_MODULE(_native, m) {
            },
            "name"_a, "format"_a, "rows"_a, "columns"_a, "raw"_a, "scale"_a.none(), "mapped"_a)
       .def("finish", &Decoder::finish)
+      .def_rw("packed_a_step", &Decoder::packed_a_step)
+      .def("pack", &Decoder::pack, nb::call_guard<nb::gil_scoped_release>())
       .def("step", &step, "rows"_a)
       .def_prop_ro("block_bytes", &Decoder::block_bytes)
       .def("read_block",

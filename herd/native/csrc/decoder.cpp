@@ -134,6 +134,7 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
   m.rows = rows;
   m.columns = columns;
   m.tile_bytes = tile_bytes(m.kind, columns);
+  widest_tile_ = std::max(widest_tile_, m.tile_bytes);
   has_integers_ |= is_integer(m);
   has_pairs_ |= is_pairs(m);
   int count = tiles(m);
@@ -150,16 +151,74 @@ void Decoder::add(const std::string& name, int format, int rows, int columns, co
     std::copy(scale, scale + rows, w->scale.begin());
     m.row_scale = w->scale.data();
   }
-  const int together = std::max(1, int((size_t(16) << 20) / (TILE * row_bytes)));
-  for (int first = 0; first < count; first += together) {
-    std::atomic<int> next{first};
-    const int last = std::min(first + together, count);
-    pool_->run([&](int) {
-      for (int tile; (tile = next.fetch_add(1)) < last;)
-        k_->pack(m, format, tile, raw + size_t(tile) * TILE * row_bytes, row_bytes, std::min(TILE, rows - tile * TILE), data);
-    });
-    if (mapped) give_back(raw + size_t(first) * TILE * row_bytes, raw + std::min(size_t(last) * TILE, size_t(rows)) * row_bytes);
+  w->raw = raw;
+  w->row_bytes = row_bytes;
+  w->format = format;
+  w->packed = w->packing = 0;
+  if (mapped && k_->packs_fast(format)) {
+    all_packed_ = false;
+    return;
   }
+  const int together = mapped ? std::max(1, int((size_t(16) << 20) / (TILE * row_bytes))) : count;
+  for (int first = 0; first < count; first += together) {
+    const int last = std::min(first + together, count);
+    pack_tiles(*w, first, last);
+    if (mapped) packed_up_to(*w, last);
+  }
+  w->packed = w->packing = count;
+  w->raw = nullptr;
+}
+
+void Decoder::pack_tile(const Weights& w, int index, uint8_t* out) const {
+  k_->pack(w.matrix, w.format, w.raw + size_t(index) * TILE * w.row_bytes, w.row_bytes, std::min(TILE, w.matrix.rows - index * TILE), out);
+}
+
+void Decoder::pack_tiles(Weights& w, int first, int last) {
+  std::atomic<int> next{first};
+  pool_->run([&](int) {
+    for (int tile; (tile = next.fetch_add(1)) < last;) pack_tile(w, tile, w.data + size_t(tile) * w.matrix.tile_bytes);
+  });
+}
+
+// Tiles up to `last` are packed for good: the file's pages are not needed any more.
+void Decoder::packed_up_to(Weights& w, int last) {
+  auto row = [&](int tile) { return w.raw + std::min(size_t(tile) * TILE, size_t(w.matrix.rows)) * w.row_bytes; };
+  if (last > w.packed) give_back(row(w.packed), row(last));
+  w.packed = last;
+  if (last == tiles(w.matrix)) w.raw = nullptr;
+}
+
+template <class F>
+void Decoder::each_unpacked(F&& visit) {
+  for (Layer& l : layers_)
+    for (Weights* w : {&l.wq, &l.wk, &l.wv, &l.wo, &l.w1, &l.w3, &l.w2})
+      if (w->packed < tiles(w->matrix)) visit(*w);
+  if (output_.packed < tiles(output_.matrix)) visit(output_);
+}
+
+void Decoder::pack() {
+  if (all_packed_) return;
+  each_unpacked([&](Weights& w) {
+    pack_tiles(w, w.packed, tiles(w.matrix));
+    packed_up_to(w, tiles(w.matrix));
+    w.packing = w.packed;
+  });
+  all_packed_ = true;
+}
+
+// What the last step packed is packed; choose what the next will.
+void Decoder::plan_packing(bool with_output) {
+  if (all_packed_) return;
+  size_t left = packed_a_step;
+  all_packed_ = true;
+  each_unpacked([&](Weights& w) {
+    if (w.packing > w.packed) packed_up_to(w, w.packing);
+    if (w.packed == tiles(w.matrix)) return;
+    all_packed_ = false;
+    if (&w == &output_ && !with_output) return;
+    w.packing = std::min(tiles(w.matrix), w.packed + int(left / w.matrix.tile_bytes));
+    left -= size_t(w.packing - w.packed) * w.matrix.tile_bytes;
+  });
 }
 
 uint8_t* Decoder::block_of(int layer, int block) const {

@@ -112,11 +112,14 @@ class Decoder {
   Decoder(Shape shape, int threads, int blocks, const char* isa, CacheKind kind = CacheKind::F16);
   ~Decoder();
   // Take tensor `name` (Meta's names), `rows` x `columns` in a file format's blocks; `scale` is null or [rows]. One that is
-  // there is replaced, in its place if it has the same size; not while a step is computed. `mapped`: `raw` lies in a mapped file
-  // whose pages are given back as they are packed, so that weights are not in memory twice.
+  // there is replaced, in its place if it has the same size; not while a step is computed. `mapped`: `raw` lies in a mapped file and
+  // stays there. Where packing is quick, steps pack it then, a part each, and the rest for themselves, so that the first token does
+  // not wait for it. Pages that are packed for good are given back, so that weights are not in memory twice.
   void add(const std::string& name, int format, int rows, int columns, const uint8_t* raw, size_t bytes, const float* scale,
            bool mapped = false);
   void finish();  // check that every tensor is there
+  void pack();    // pack all that is not packed yet; not while a step is computed
+  size_t packed_a_step = size_t(128) << 20;  // bytes of weights that a step packs for good; they are in memory twice until the next
   // `before_choosing`, if there is one, is called on the caller's thread once all layers are computed: what choosing needs
   // and layers do not, masks of allowed tokens, may be made meanwhile and put into the rows then. std::invalid_argument for
   // rows that make no sense.
@@ -133,6 +136,10 @@ class Decoder {
     Matrix matrix;
     uint8_t* data = nullptr;  // of the matrix, and how much of the arena it is
     size_t bytes = 0;
+    // Tiles before `packed` are packed, those before `packing` are being packed for good in this step, others are raw.
+    int packed = 0, packing = 0, format = 0;
+    const uint8_t* raw = nullptr;
+    size_t row_bytes = 0;
   };
   struct Layer {
     std::vector<float> attention_norm, ffn_norm;
@@ -148,6 +155,12 @@ class Decoder {
   void clear(int block);  // where a sequence begins one: places it has not come to weigh nothing, but nothing times a NaN is a NaN
   Weights* place(const std::string& name, std::vector<float>*& norm);
   void check(const StepRow& row) const;
+  void pack_tiles(Weights& w, int first, int last);
+  void pack_tile(const Weights& w, int index, uint8_t* out) const;
+  void packed_up_to(Weights& w, int last);
+  template <class F>
+  void each_unpacked(F&& visit);
+  void plan_packing(bool with_output);
   void prepare(const std::vector<StepRow>& rows);
   void forward(int thread, const std::vector<StepRow>& rows, std::vector<StepResult>& results);
   void layer(int thread, int index, const std::vector<StepRow>& rows);
@@ -162,11 +175,12 @@ class Decoder {
   void report(const StepRow& row, int index, const float* logits, StepResult& result, Scratch& scratch) const;
   template <class F>
   void parallel_for(int thread, int count, F&& work);
-  void wait(int thread, const Matrix* next);
+  void wait(int thread, const Weights* next);
   template <class F>
-  Activations activations(int thread, int rows, std::initializer_list<const Matrix*> matrices, F&& fill);
+  Activations activations(int thread, int rows, std::initializer_list<const Weights*> weights, F&& fill);
   template <class F>
-  void multiply(int thread, const Matrix& w, const Activations& act, int rows, F&& take);
+  void multiply(int thread, const Weights& w, const Activations& act, int rows, F&& take);
+  void multiply_tile(int thread, const Weights& w, int index, const Activations& act, int rows, float* out, size_t stride);
 
   Shape shape_;
   const Kernels* k_;
@@ -183,6 +197,8 @@ class Decoder {
   CacheKind kind_;
   bool turned_ = false;  // keys and values are turned by a Hadamard matrix
   bool has_integers_ = false, has_pairs_ = false;
+  bool all_packed_ = true;
+  size_t widest_tile_ = 0;  // bytes
   size_t layer_bytes_ = 0, block_bytes_ = 0, slab_bytes_ = 0;  // layer_bytes_: of a layer's part of a slab
   int blocks_;
 

@@ -62,6 +62,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
       for (int i = 0; i <= row.draft; i++) wanted_.push_back({at + row.count() - 1 - row.draft + i, int(r), -1 - i});
     at += row.count();
   }
+  plan_packing(!wanted_.empty());
   partial_.resize(partial);
   logits_.resize(size_t(std::min<size_t>(wanted_.size(), LOGIT_ROWS)) * size_t(padded(s.vocab)));
   const int widest = std::max({s.dim, s.ffn, s.heads * s.head_dim});
@@ -74,6 +75,7 @@ void Decoder::prepare(const std::vector<StepRow>& rows) {
   for (auto& scratch : scratch_) {
     scratch->tile.resize(std::max(t, size_t(LOGIT_ROWS)) * TILE * 2);
     scratch->reserve(1, widest, has_integers_, has_pairs_);
+    if (!all_packed_) scratch->packed.resize(widest_tile_);
     scratch->loop = 0;
   }
 }
@@ -92,9 +94,10 @@ void Decoder::parallel_for(int thread, int count, F&& work) {
 }
 
 // Wait for the other threads, and meanwhile fetch what this one will multiply with next.
-void Decoder::wait(int thread, const Matrix* next) {
+void Decoder::wait(int thread, const Weights* next) {
   if (!next) return pool_->barrier([] {});
-  const uint8_t* line = next->data + size_t(share_of(tiles(*next), thread, pool_->size())) * next->tile_bytes;
+  const int first = share_of(tiles(next->matrix), thread, pool_->size());
+  const uint8_t* line = first < next->packed ? next->data + size_t(first) * next->matrix.tile_bytes : next->raw + size_t(first) * TILE * next->row_bytes;
   const uint8_t* end = line + AHEAD;
   pool_->barrier([&] {
     if (line < end) __builtin_prefetch(line);
@@ -105,11 +108,11 @@ void Decoder::wait(int thread, const Matrix* next) {
 // Rows of activations that fill(row, out) writes, for some matrices of as many columns. One row is made by every thread for itself,
 // which is quicker than waiting for another to make it.
 template <class F>
-Activations Decoder::activations(int thread, int rows, std::initializer_list<const Matrix*> matrices, F&& fill) {
-  auto any = [&](auto is) { return std::any_of(matrices.begin(), matrices.end(), [&](auto* m) { return is(*m); }); };
-  const Matrix& first = **matrices.begin();
+Activations Decoder::activations(int thread, int rows, std::initializer_list<const Weights*> weights, F&& fill) {
+  auto any = [&](auto is) { return std::any_of(weights.begin(), weights.end(), [&](auto* w) { return is(w->matrix); }); };
+  const Weights& first = **weights.begin();
   const bool integers = any(is_integer), pairs = any(is_pairs), alone = rows == 1;
-  Activations act = (alone ? *scratch_[size_t(thread)] : *shared_).activations(first.columns);
+  Activations act = (alone ? *scratch_[size_t(thread)] : *shared_).activations(first.matrix.columns);
   auto make = [&](int row) {
     fill(row, act.values + size_t(row) * size_t(act.columns));
     if (integers) k_->quantize(act, row);
@@ -124,12 +127,22 @@ Activations Decoder::activations(int thread, int rows, std::initializer_list<con
   return act;
 }
 
+// `rows` rows of activations times a tile. One that is not packed is packed on the way: for good, or into this thread's own buffer.
+void Decoder::multiply_tile(int thread, const Weights& w, int index, const Activations& act, int rows, float* out, size_t stride) {
+  if (index < w.packed) return k_->tile(w.matrix, index, act, 0, rows, out, stride);
+  const size_t at = size_t(index) * w.matrix.tile_bytes;
+  Matrix m = w.matrix;
+  if (index >= w.packing) m.data = scratch_[size_t(thread)]->packed.data() - at;
+  pack_tile(w, index, const_cast<uint8_t*>(m.data) + at);
+  k_->tile(m, index, act, 0, rows, out, stride);
+}
+
 // Multiply rows of activations with a matrix; take(tile, results [rows][TILE]) gets each tile's.
 template <class F>
-void Decoder::multiply(int thread, const Matrix& w, const Activations& act, int rows, F&& take) {
+void Decoder::multiply(int thread, const Weights& w, const Activations& act, int rows, F&& take) {
   float* out = scratch_[size_t(thread)]->tile.data();
-  parallel_for(thread, tiles(w), [&](int tile) {
-    k_->tile(w, tile, act, 0, rows, out - tile * TILE, TILE);
+  parallel_for(thread, tiles(w.matrix), [&](int tile) {
+    multiply_tile(thread, w, tile, act, rows, out - tile * TILE, TILE);
     take(tile, out);
   });
 }
@@ -153,7 +166,7 @@ void Decoder::forward(int thread, const std::vector<StepRow>& rows, std::vector<
       rotation[2 * i + 1] = std::sin(angle) * s.rope_gain;
     }
   });
-  wait(thread, &layers_[0].wq.matrix);
+  wait(thread, &layers_[0].wq);
   for (int i = 0; i < s.layers; i++) layer(thread, i, rows);
   if (*before_choosing_) {
     if (thread == 0) (*before_choosing_)();
@@ -181,45 +194,45 @@ void Decoder::layer(int thread, int index, const std::vector<StepRow>& rows) {
     }
   };
 
-  const Matrix* projections[] = {&l.wq.matrix, &l.wk.matrix, &l.wv.matrix};
-  Activations act = activations(thread, total_, {&l.wq.matrix, &l.wk.matrix, &l.wv.matrix}, normed(l.attention_norm));
+  const Weights* projections[] = {&l.wq, &l.wk, &l.wv};
+  Activations act = activations(thread, total_, {&l.wq, &l.wk, &l.wv}, normed(l.attention_norm));
   int counts[] = {tiles(l.wq.matrix), tiles(l.wk.matrix), tiles(l.wv.matrix)};
   float* out = scratch_[size_t(thread)]->tile.data();
   parallel_for(thread, counts[0] + counts[1] + counts[2], [&](int tile) {
     int which = QUERY;
     while (tile >= counts[which]) tile -= counts[which++];
-    k_->tile(*projections[which], tile, act, 0, total_, out - tile * TILE, TILE);
+    multiply_tile(thread, *projections[which], tile, act, total_, out - tile * TILE, TILE);
     for (int t = 0; t < total_; t++) store(Projection(which), t, tile * TILE, out + t * TILE, cache);
   });
-  wait(thread, &l.wo.matrix);
+  wait(thread, &l.wo);
   if (has_scales(kind_)) {
     parallel_for(thread, total_ * s.kv_heads, [&](int i) {
       if (turned_ && i % s.kv_heads == 0) turn_queries(i / s.kv_heads);
       store_scaled(i / s.kv_heads, i % s.kv_heads, cache);
     });
-    wait(thread, &l.wo.matrix);
+    wait(thread, &l.wo);
   }
 
   parallel_for(thread, int(tasks_.size()), [&](int task) { attend(thread, tasks_[size_t(task)], rows, cache); });
-  wait(thread, &l.wo.matrix);
-  act = activations(thread, total_, {&l.wo.matrix}, [&](int t, float* to) { attention_output(t, to); });
-  multiply(thread, l.wo.matrix, act, total_, add_to_x);
-  wait(thread, &l.w1.matrix);
+  wait(thread, &l.wo);
+  act = activations(thread, total_, {&l.wo}, [&](int t, float* to) { attention_output(t, to); });
+  multiply(thread, l.wo, act, total_, add_to_x);
+  wait(thread, &l.w1);
 
-  act = activations(thread, total_, {&l.w1.matrix, &l.w3.matrix}, normed(l.ffn_norm));
+  act = activations(thread, total_, {&l.w1, &l.w3}, normed(l.ffn_norm));
   parallel_for(thread, tiles(l.w1.matrix), [&](int tile) {
     float* up = out + size_t(total_) * TILE;
-    k_->tile(l.w1.matrix, tile, act, 0, total_, out - tile * TILE, TILE);
-    k_->tile(l.w3.matrix, tile, act, 0, total_, up - tile * TILE, TILE);
+    multiply_tile(thread, l.w1, tile, act, total_, out - tile * TILE, TILE);
+    multiply_tile(thread, l.w3, tile, act, total_, up - tile * TILE, TILE);
     for (int t = 0; t < total_; t++)
       k_->swiglu(out + t * TILE, up + t * TILE, gated_.data() + size_t(t) * ffn_stride + tile * TILE, TILE);
   });
-  wait(thread, &l.w2.matrix);
-  act = activations(thread, total_, {&l.w2.matrix}, [&](int t, float* to) {
+  wait(thread, &l.w2);
+  act = activations(thread, total_, {&l.w2}, [&](int t, float* to) {
     std::memcpy(to, gated_.data() + size_t(t) * ffn_stride, size_t(s.ffn) * sizeof(float));
   });
-  multiply(thread, l.w2.matrix, act, total_, add_to_x);
-  wait(thread, index + 1 < s.layers ? &layers_[size_t(index) + 1].wq.matrix : &output_.matrix);
+  multiply(thread, l.w2, act, total_, add_to_x);
+  wait(thread, index + 1 < s.layers ? &layers_[size_t(index) + 1].wq : &output_);
 }
 
 // What rows ask of their tokens' states after the last norm. In double: a sum is the same in whatever steps its parts come.
@@ -248,10 +261,10 @@ void Decoder::choose_tokens(int thread, const std::vector<StepRow>& rows, std::v
   for (size_t first = 0; first < wanted_.size(); first += LOGIT_ROWS) {
     int count = int(std::min<size_t>(LOGIT_ROWS, wanted_.size() - first));
     const Wanted* wanted = wanted_.data() + first;
-    Activations act = activations(thread, count, {&output_.matrix}, [&](int i, float* out) {
+    Activations act = activations(thread, count, {&output_}, [&](int i, float* out) {
       k_->rms_norm(residual_.data() + size_t(wanted[i].token) * stride, norm_.data(), s.eps, s.dim, out);
     });
-    parallel_for(thread, tiles(output_.matrix), [&](int tile) { k_->tile(output_.matrix, tile, act, 0, count, logits_.data(), width); });
+    parallel_for(thread, tiles(output_.matrix), [&](int tile) { multiply_tile(thread, output_, tile, act, count, logits_.data(), width); });
     wait(thread, nullptr);
     parallel_for(thread, count, [&](int i) {
       const StepRow& row = rows[size_t(wanted[i].row)];

@@ -6,7 +6,7 @@
 
 #include "attention.h"
 #include "dots.h"
-#include "pack.h"
+#include "pack_fast.h"
 
 namespace herd::HERD_ISA {
 namespace {
@@ -313,8 +313,8 @@ float integer_rounds(int rounds) {
   return total;
 }
 
-void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out) {
-  out += size_t(index) * w.tile_bytes;
+void pack(const Matrix& w, int format, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out) {
+  if (rows == TILE && pack_fast(format, raw, row_bytes, w.columns, out)) return;
   with_kind(w.kind, [&]<Packed K>() {
     if constexpr (Layout<K>::INTEGER) {
       pack_integer<K>(format, raw, row_bytes, rows, w.columns, out);
@@ -328,12 +328,14 @@ void pack(Matrix& w, int format, int index, const uint8_t* raw, size_t row_bytes
   });
 }
 
+bool packs_fast(int format) { return pack_fast(format, nullptr, 0, 0, nullptr); }
+
 }  // namespace
 
 #define HERD_TEXT(x) #x
 #define HERD_NAME(x) HERD_TEXT(x)
 constexpr Kernels TABLE = {HERD_NAME(HERD_ISA), tile,    quantize,   round_pairs, rms_norm, attend,    swiglu,
-                           exp_sum,             largest_of, pack,     to_half, float_rounds, integer_rounds, packed_kind, unpack_row};
+                           exp_sum,             largest_of, pack,     packs_fast, to_half, float_rounds, integer_rounds, packed_kind, unpack_row};
 
 }  // namespace herd::HERD_ISA
 

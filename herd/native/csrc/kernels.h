@@ -72,7 +72,8 @@ struct Kernels {
   double (*exp_sum)(const float* x, float shift, float scale, float* out, int n);  // out = e^((x - shift) * scale)
   float (*largest)(const float* x, int n);
   // Raw blocks of a file -> a tile; `rows` of 16 exist. `raw` is row 0 of the tile.
-  void (*pack)(Matrix& w, int format, int tile, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out);
+  void (*pack)(const Matrix& w, int format, const uint8_t* raw, size_t row_bytes, int rows, uint8_t* out);
+  bool (*packs_fast)(int format);  // whether as fast as memory gives it
   void (*to_half)(const float* x, uint16_t* out);  // sixteen numbers
   // For measuring what the processor can do: multiply-adds a round, of floats, and of 4-bit weights with 8-bit activations.
   float (*float_rounds)(int rounds);      // 12 * 16

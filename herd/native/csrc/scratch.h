@@ -15,6 +15,7 @@ struct Decoder::Scratch {
   std::vector<float> values, unit, tile, pieces, folded, weights, work;
   std::vector<ActBlock> blocks;
   std::vector<ActPairs> pairs;
+  std::vector<uint8_t> packed;  // a tile of weights that is packed for a step alone
   std::vector<const float*> query;
   std::vector<int> last;
   int loop = 0;  // how many parallel loops this thread has been through in the step
