@@ -256,7 +256,7 @@ def together(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, 
 
 
 def start(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, list[float]]]) -> None:
-    """Process start to the end of the first token, and memory at the model's whole context."""
+    """Process start to the end of the first token, and memory, with room for 8,192 tokens."""
     threads = str(args.threads)
     herd = [sys.executable, "-m", "herd", "generate", "--raw", PROMPT, "--model", str(file), "--max-tokens", "1"]
     commands = {"herd": [*herd, "--temperature", "0", "--threads", threads]}
@@ -272,6 +272,8 @@ def start(file: Path, args: argparse.Namespace, figures: dict[str, dict[str, lis
             "-n",
             "1",
             "-no-cnv",
+            "-c",
+            "8192",
         ]
         commands["llama.cpp"] = [*tool, "--no-warmup", "--temp", "0"]
     for name, command in list(commands.items()) * 5:  # in turn; the first after other work finds memory cold

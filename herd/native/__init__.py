@@ -1,6 +1,6 @@
 """The CPU decoder in C++ behind one thin binding: load tensors, compute steps. See docs/explanation/native.md.
 
-`csrc/` reads top to bottom: layout.h, simd.h, dots.h, kernels.h, pack.h, kernels.cpp, pool.h, sampler, decoder, forward,
+`csrc/` reads top to bottom: layout.h, simd.h, dots.h, kernels.h, pack.h, pack_fast.h, kernels.cpp, pool.h, sampler, decoder, forward,
 binding.
 """
 
