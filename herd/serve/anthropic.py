@@ -33,7 +33,8 @@ class MessagesJob:
         self.params = sampling(served, body, max_tokens=body.max_tokens, stop=tuple(body.stop_sequences or ()) or None)
         self.messages, self.prefill = prefilled(with_preset(served, conversation(body)))
         self.notes: list[str] = []
-        self.offer = relax(tools_of(served, body), None, self.notes, "tools")
+        strict = {tool.name for tool in body.tools or () if tool.strict}
+        self.offer, self.check = relax(tools_of(served, body), None, self.notes, "tools", strict)
         self.accepted, self.replies = Accepted(), 1
         self.id = f"msg_{secrets.token_hex(12)}"
         self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=share.user)
@@ -42,7 +43,7 @@ class MessagesJob:
         """The reply as it comes."""
         return reply(
             self.served, self.messages, self.params, self.offer, limits(self.served, begun=self.share.begun), prefill=self.prefill,
-            user=self.share.user, accepted=self.accepted, watch=self.watch,
+            user=self.share.user, accepted=self.accepted, watch=self.watch, check=self.check,
         )  # fmt: skip
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
@@ -56,7 +57,7 @@ class MessagesJob:
         for _ in content.close():
             pass
         answer = {**self._message(), "content": content.blocks, **self._stop(content, end), "usage": _usage(end.usage)}
-        return told(warned(answer, self.notes), self.watch)
+        return told(warned(answer, self.notes), self.watch, self.check)
 
     async def chunks(self, parts: AsyncIterator[Part]) -> AsyncIterator[dict[str, Any]]:
         """The events of a stream."""
@@ -72,7 +73,7 @@ class MessagesJob:
         for event in content.close():
             yield event
         last = {"type": "message_delta", "delta": self._stop(content, end), "usage": _usage(end.usage)}
-        yield told(last, self.watch)
+        yield told(last, self.watch, self.check)
         yield {"type": "message_stop"}
 
     def _message(self) -> dict[str, Any]:

@@ -32,6 +32,7 @@ class AnthropicTool(Inner, frozen=True, kw_only=True):
     type: str | None = None
     description: str | None = None
     input_schema: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class AnthropicChoice(Inner, frozen=True, kw_only=True):

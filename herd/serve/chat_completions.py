@@ -26,6 +26,7 @@ from herd.serve.job import (
 from herd.serve.messages import chat_offer, conversation
 from herd.serve.reply import Accepted, ensure_finished, reply, sampling
 from herd.serve.schema import ChatRequest, JsonObjectFormat, JsonSchemaFormat
+from herd.serve.schema_check import SchemaCheck
 from herd.serve.served import Served, limits
 
 
@@ -55,13 +56,13 @@ class ChatJob:
         self.messages, self.prefill = prefilled(messages, body.continue_final_message)
         self.notes: list[str] = []
         self.grammar = held_text(body.grammar, body.regex)
-        self.offer = self._offer()
+        self.offer, self.check = self._offer()
         self.accepted, self.replies = Accepted(), self.params.n
         self.id = f"chatcmpl-{secrets.token_hex(12)}"
         self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=share.user)
         self.created = int(time.time())
 
-    def _offer(self) -> Offer:
+    def _offer(self) -> tuple[Offer, SchemaCheck]:
         body, form = self.body, self.body.response_format
         offer = chat_offer(body.tools or (), body.tool_choice, body.parallel_tool_calls, self.served.toolbox.tools)
         offer = Offer(
@@ -72,18 +73,21 @@ class ChatJob:
             None,
             template_variables(body.chat_template_kwargs),
         )
+        strict = {tool.function.name for tool in body.tools or () if tool.function.strict}
         if form is None or not isinstance(form, JsonObjectFormat | JsonSchemaFormat):
-            return relax(offer, None, self.notes, "response_format")
+            return relax(offer, None, self.notes, "response_format", strict)
         if self.grammar is not None:
             raise RequestError("give one of response_format, grammar and regex", param="response_format")
         schema = (form.json_schema.schema if isinstance(form, JsonSchemaFormat) else None) or {"type": "object"}
-        return relax(offer, schema, self.notes, "response_format")
+        if isinstance(form, JsonSchemaFormat) and form.json_schema.strict:
+            strict.add("response_format")
+        return relax(offer, schema, self.notes, "response_format", strict)
 
     def parts(self) -> AsyncIterator[Part]:
         """The replies as they come."""
         return reply(
             self.served, self.messages, self.params, self.offer, self.limits, grammar=self.grammar,
-            prefill=self.prefill, user=self.share.user, accepted=self.accepted, watch=self.watch,
+            prefill=self.prefill, user=self.share.user, accepted=self.accepted, watch=self.watch, check=self.check,
         )  # fmt: skip
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
@@ -117,7 +121,7 @@ class ChatJob:
             for i, choice in enumerate(choices)
         ]  # fmt: skip
         answer = {**self._head("chat.completion"), "choices": found, "usage": usage(total)}
-        return told(warned({**answer, "executed_tools": ran} if ran else answer, self.notes), self.watch)
+        return told(warned({**answer, "executed_tools": ran} if ran else answer, self.notes), self.watch, self.check)
 
     async def chunks(self, parts: AsyncIterator[Part]) -> AsyncIterator[dict[str, Any]]:
         """The answer in the pieces of a stream."""
@@ -150,7 +154,7 @@ class ChatJob:
                 yield {**chunk(part.index, {}), "executed_tools": [executed(part.result)]}
             if part.usage is not None:
                 total = add(total, part.usage)
-                yield told(chunk(part.index, {}, _reason(part, bool(calls[part.index]))), self.watch)
+                yield told(chunk(part.index, {}, _reason(part, bool(calls[part.index]))), self.watch, self.check)
         if extra:
             yield {**head, "choices": [], "usage": usage(total)}
 

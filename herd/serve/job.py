@@ -1,7 +1,7 @@
 """What the endpoints that generate have in common: parts that come, told whole or as a stream."""
 
 import json
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from typing import Any, Protocol
 
 from herd.engine.agent import Offer, ToolResult
@@ -11,6 +11,7 @@ from herd.engine.schemas import relaxed
 from herd.errors import RequestError
 from herd.safety.watch import Watch
 from herd.serve.reply import Accepted
+from herd.serve.schema_check import SchemaCheck, checkable
 from herd.serve.served import Served
 from herd.text.messages import Message, Tool
 
@@ -92,17 +93,41 @@ def template_variables(given: dict[str, Any] | None) -> dict[str, Any] | None:
     return given
 
 
-def relax(offer: Offer, content: dict[str, Any] | None, notes: list[str], where: str) -> Offer:
-    """The offer with schemas that replies can be held to; what they are not held to is added to `notes`."""
-    tools = []
-    for tool in offer.tools:
-        parameters, dropped = relaxed(_bounded(tool.parameters, f"the parameters of {tool.name}", "tools"))
-        notes += [f"{tool.name}: {what} is not held to" for what in dropped]
-        tools.append(Tool(tool.name, tool.description, parameters))
+def relax(
+    offer: Offer, content: dict[str, Any] | None, notes: list[str], where: str, strict: Collection[str] = ()
+) -> tuple[Offer, SchemaCheck]:
+    """The offer with schemas that replies can be held to, and the check of what they are not held to; `notes` say what that is.
+
+    RequestError where a function of `strict`, or the schema of texts by its name `where`, has such a part.
+    """
+    left: dict[str, dict[str, Any]] = {}
+
+    def held(schema: dict[str, Any], name: str, what: str, param: str) -> dict[str, Any]:
+        try:
+            found, dropped = relaxed(_bounded(schema, what, param))
+        except RequestError as error:
+            raise RequestError(f"{what}: {error}", param=error.param or param) from error
+        if dropped and name in strict:
+            raise RequestError(
+                f"{what}: strict does not go with {dropped[0]}, which no grammar holds; without strict replies are checked for it",
+                param=param, code="invalid_json_schema",
+            )  # fmt: skip
+        for one in dropped:
+            looked = checkable(one, schema)
+            notes.append(f"{name}: {one} is not held to" + ("; replies are checked for it" if looked else ""))
+            if looked:
+                left[name] = schema
+        return found
+
+    tools = tuple(
+        Tool(tool.name, tool.description, held(tool.parameters, tool.name, f"the parameters of {tool.name}", "tools"))
+        for tool in offer.tools
+    )
     if content is not None:
-        content, dropped = relaxed(_bounded(content, "the schema", where))
-        notes += [f"{where}: {what} is not held to" for what in dropped]
-    return Offer(tuple(tools), offer.choice, offer.parallel, offer.allowed, content, offer.variables)
+        content = held(content, where, "the schema", where)
+    text = left.pop(where, None)
+    made = Offer(tools, offer.choice, offer.parallel, offer.allowed, content, offer.variables)
+    return made, SchemaCheck(where, text, left)
 
 
 def _bounded(schema: dict[str, Any], what: str, param: str) -> dict[str, Any]:
@@ -147,8 +172,10 @@ def watched(
     return watch, watch.clean()
 
 
-def told(answer: dict[str, Any], watch: Watch | None) -> dict[str, Any]:
-    """An answer, with what the Shield saw; the request is over for it."""
+def told(answer: dict[str, Any], watch: Watch | None, check: SchemaCheck | None = None) -> dict[str, Any]:
+    """An answer, with what the Shield saw, for which the request is over, and where it is not as its schemas say."""
+    if check:
+        answer = {**answer, "schema_violations": check.found}
     if watch is None or (report := watch.report()) is None:
         return answer
     return {**answer, "safety": report}

@@ -112,7 +112,7 @@ class OllamaJob(ChatJob):
                     "prompt_eval_count": part.usage.prompt, "prompt_eval_duration": _nanoseconds(first - self._begun),
                     "eval_count": part.usage.completion, "eval_duration": _nanoseconds(now - first),
                 }  # fmt: skip
-                yield told(last, self.watch)
+                yield told(last, self.watch, self.check)
 
     def _line(self, text: str, calls: list[Any]) -> dict[str, Any]:
         message = {"role": "assistant", "content": text, **({"tool_calls": calls} if calls else {})}

@@ -12,6 +12,7 @@ from herd.errors import RequestError
 from herd.safety.guarded import aguarded
 from herd.safety.watch import Watch
 from herd.serve.errors import ApiError, late
+from herd.serve.schema_check import SchemaCheck
 from herd.serve.served import Limits, Served, check_prompt
 from herd.text.messages import Message, ToolCall
 
@@ -77,6 +78,7 @@ async def reply(
     user: str = "",
     accepted: Accepted | None = None,
     watch: Watch | None = None,
+    check: SchemaCheck | None = None,
 ) -> AsyncIterator[Part]:
     """Replies to a conversation. While the model calls tools of the server they are run and it goes on. `watch` is the Shield's."""
     agent, pools = served.agent(), served.pools
@@ -112,6 +114,8 @@ async def reply(
     try:
         async with aclosing(parts):
             async for part in parts:
+                if check and check.due(part):
+                    await pools.run("prompt", user, lambda part=part: check.look(part))  # type: ignore[misc]
                 yield part
     finally:
         if watch is not None:

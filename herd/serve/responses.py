@@ -46,7 +46,10 @@ class ResponseJob:
         content = {"type": "object"} if isinstance(form, JsonObjectFormat) else None
         if isinstance(form, SchemaText):
             content = form.schema or {"type": "object"}
-        self.offer = relax(self._offer(), content, self.notes, "text.format")
+        strict = {tool.name for tool in body.tools or () if tool.strict}
+        if isinstance(form, SchemaText) and form.strict:
+            strict.add("text.format")
+        self.offer, self.check = relax(self._offer(), content, self.notes, "text.format", strict)
         self.accepted, self.replies = Accepted(), 1
         self.id = f"resp_{secrets.token_hex(16)}"
         self.watch, self.messages = watched(served, self.messages, id=self.id, user=share.user)
@@ -79,6 +82,7 @@ class ResponseJob:
             user=self.share.user,
             accepted=self.accepted,
             watch=self.watch,
+            check=self.check,
         )
 
     async def whole(self, parts: AsyncIterator[Part]) -> dict[str, Any]:
@@ -108,7 +112,7 @@ class ResponseJob:
         answer = self._response(status, output.items, total)
         if reason == "content_filter":
             answer["incomplete_details"] = {"reason": "content_filter"}
-        yield output.event(status, response=told(answer, self.watch))
+        yield output.event(status, response=told(answer, self.watch, self.check))
 
     def _response(self, status: str, output: list[dict[str, Any]], total: Usage | None) -> dict[str, Any]:
         body = self.body

@@ -12,6 +12,7 @@ class ResponsesTool(Inner, frozen=True, kw_only=True):
     name: str = ""
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ResponsesChoice(Inner, frozen=True, kw_only=True):

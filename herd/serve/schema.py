@@ -66,11 +66,12 @@ class ChatMessage(Inner, frozen=True, kw_only=True):
 
 
 class FunctionSpec(Inner, frozen=True, kw_only=True):
-    """A function on offer; `parameters` is a JSON schema. Its arguments are always held to it, strict or not."""
+    """A function on offer; `parameters` is a JSON schema. Its arguments are always held to it; `strict` refuses what no grammar holds."""
 
     name: str
     description: str | None = None
     parameters: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class ToolSpec(Inner, frozen=True, kw_only=True):
@@ -102,10 +103,11 @@ class ChosenTool(Inner, frozen=True, kw_only=True):
 
 
 class JsonSchema(Inner, frozen=True, kw_only=True):
-    """A schema that the reply is held to, strict or not."""
+    """A schema that the reply is always held to; `strict` refuses what no grammar holds."""
 
     name: str = "reply"
     schema: dict[str, Any] | None = None
+    strict: bool | None = None
 
 
 class TextFormat(Inner, tag="text", tag_field="type", frozen=True, kw_only=True):

@@ -66,8 +66,8 @@ class Served:
     def admit_tools(self) -> None:
         """Leave out, and say why in `left_out`, tools that calls cannot be held to: one such would fail every request."""
         for name, (tool, run) in list(self.toolbox.runners.items()):
-            parameters, dropped = relaxed(tool.parameters)
             try:
+                parameters, dropped = relaxed(tool.parameters)
                 self.grammars.constraint(forced_calls([Tool(name, tool.description, parameters)], several=False))
             except RequestError as error:
                 del self.toolbox.runners[name]

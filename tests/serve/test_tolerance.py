@@ -1,9 +1,14 @@
 """What clients send unasked, echo back, or leave null."""
 
 import json
+import time
 
+import httpx
 import pytest
 
+from herd.engine.agent import Part
+from herd.engine.schemas import relaxed
+from herd.serve.schema_check import SchemaCheck, violations
 from tests.serve.test_chat import WEATHER
 
 ASK = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 4}
@@ -79,12 +84,124 @@ def test_what_a_schema_asks_beyond_grammars_is_said(server):
     form = {"type": "json_schema", "json_schema": {"schema": schema}}
     answer = server.post("/v1/chat/completions", {**ASK, "max_tokens": 40, "response_format": form}).json()
     assert set(json.loads(answer["choices"][0]["message"]["content"])) == {"tags"}
-    assert answer["warnings"] == ["response_format: uniqueItems at $.tags is not held to"]
+    assert answer["warnings"] == ["response_format: uniqueItems at $.tags is not held to; replies are checked for it"]
     tool = {"type": "function", "function": {"name": "pick", "parameters": schema}}
     answer = server.post(
         "/v1/chat/completions", {**ASK, "max_tokens": 40, "tools": [tool], "tool_choice": "required"}
     ).json()
-    assert answer["warnings"] == ["pick: uniqueItems at $.tags is not held to"]
+    assert answer["warnings"] == ["pick: uniqueItems at $.tags is not held to; replies are checked for it"]
+
+
+TWICE = {
+    "type": "object", "required": ["tags"], "additionalProperties": False,
+    "properties": {"tags": {"type": "array", "items": {"const": "a"}, "minItems": 2, "maxItems": 2, "uniqueItems": True}},
+}  # fmt: skip
+ONCE = {"type": "object", "required": ["a"], "additionalProperties": False, "properties": {"a": {"const": 1, "not": {"const": 2}}}}  # fmt: skip
+BROKEN = {"path": "$.tags", "keyword": "uniqueItems", "message": "['a', 'a'] has non-unique elements"}
+
+
+def test_what_no_grammar_holds_is_checked_when_the_reply_is_whole(server):
+    def chat(schema, **fields):
+        return {
+            **ASK,
+            "max_tokens": 60,
+            "n": 2,
+            "response_format": {"type": "json_schema", "json_schema": {"schema": schema}},
+            **fields,
+        }
+
+    def last(path, body):
+        with httpx.stream("POST", server.url + path, json={**body, "stream": True}, timeout=60) as answer:
+            events = [json.loads(line[6:]) for line in answer.iter_lines() if line.startswith("data: {")]
+        return [event for event in events if "schema_violations" in str(event)][-1]
+
+    path = "/v1/chat/completions"
+    expected = [{"index": i, "where": "response_format", **BROKEN} for i in range(2)]
+    for found in (server.post(path, chat(TWICE)).json(), last(path, chat(TWICE))):
+        assert sorted(found["schema_violations"], key=lambda one: one["index"]) == expected
+    assert server.post(path, chat(ONCE)).json()["schema_violations"] == []  # looked at, and as it should be
+    assert "schema_violations" not in server.post(path, chat({"const": 1})).json()  # the grammar holds all of it
+
+    tool = {"type": "function", "function": {"name": "pick", "parameters": TWICE}}
+    body = {**ASK, "max_tokens": 60, "tools": [tool], "tool_choice": "required"}
+    expected = [{"index": 0, "where": "pick", **BROKEN}]
+    for found in (server.post(path, body).json(), last(path, body)):
+        assert found["schema_violations"][:1] == expected
+    flat = {"type": "function", **tool["function"]}
+    given = {"input": "Pick.", "max_output_tokens": 60, "tools": [flat], "tool_choice": "required"}
+    assert server.post("/v1/responses", given).json()["schema_violations"][:1] == expected
+    assert last("/v1/responses", given)["response"]["schema_violations"][:1] == expected
+    named = {"name": "pick", "input_schema": TWICE}
+    given = {"messages": ASK["messages"], "max_tokens": 60, "tools": [named], "tool_choice": {"type": "any"}}
+    assert server.post("/v1/messages", given).json()["schema_violations"][:1] == expected
+    assert last("/v1/messages", given)["schema_violations"][:1] == expected
+
+
+def test_strict_schemas_are_refused_where_no_grammar_holds_them(server):
+    form = {"type": "json_schema", "json_schema": {"schema": TWICE, "strict": True}}
+    tool = {"name": "pick", "parameters": TWICE, "strict": True}
+    for path, fields, said in (
+        ("/v1/chat/completions", {"response_format": form}, "the schema"),
+        ("/v1/chat/completions", {"tools": [{"type": "function", "function": tool}]}, "the parameters of pick"),
+        ("/v1/responses", {"tools": [{"type": "function", **tool}]}, "the parameters of pick"),
+        (
+            "/v1/messages",
+            {"tools": [{"name": "pick", "input_schema": TWICE, "strict": True}]},
+            "the parameters of pick",
+        ),
+    ):
+        body = {"input": "Hi"} if path == "/v1/responses" else {"messages": ASK["messages"], "max_tokens": 8}
+        answer = server.post(path, {**body, **fields})
+        assert answer.status_code == 400
+        assert f"{said}: strict does not go with uniqueItems at $.tags" in answer.json()["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "change", [{"properties": -1}, {"required": True}, {"required": [{}]}, {"type": 7}, {"anyOf": []}, {"items": "x"}]
+)  # fmt: skip
+def test_what_is_no_schema_is_named(server, change):
+    tool = {"type": "function", "function": {"name": "pick", "parameters": {"type": "object", **change}}}
+    answer = server.post("/v1/chat/completions", {**ASK, "tools": [tool]})
+    key = next(iter(change))
+    assert (answer.status_code, f"the parameters of pick: {key} at $ is" in answer.text) == (400, True), answer.text
+
+
+@pytest.mark.parametrize(
+    "schema,value,keywords",
+    [
+        ({"uniqueItems": True}, [1, 1.0], ["uniqueItems"]), ({"propertyNames": {"maxLength": 1}}, {"ab": 1}, ["maxLength"]),
+        ({"if": {"const": 1}, "then": {"const": 2}}, 1, ["const"]), ({"contains": {"const": 3}}, [1], ["contains"]),
+        ({"format": "ipv4"}, "1.2.3.400", ["format"]), ({"oneOf": [{"minimum": 1}, {"minimum": 2}]}, 3, ["oneOf"]),
+        ({"pattern": "(a+)+$"}, "a" * 60 + "b", []), ({"not": {"$ref": "#/$defs/a"}, "$defs": {"a": {"const": 1}}}, 1, ["not"]),
+        ({"patternProperties": {"(a+)+$": {}}, "additionalProperties": False}, {"a" * 60 + "b": 1}, []),
+    ],
+)  # fmt: skip
+def test_the_check_finds_what_is_wrong_and_runs_no_pattern(schema, value, keywords):
+    assert [keyword for _, keyword, _ in violations(schema, value)] == keywords
+
+
+def test_the_check_fetches_nothing_and_ends(monkeypatch):
+    for schema in (
+        {"$ref": "http://127.0.0.1:9/schema"}, {"$ref": "#"}, {"uniqueItems": True},
+        {"$ref": "#/$defs/0", "$defs": {str(i): {"allOf": [{"$ref": f"#/$defs/{min(i + 1, 40)}"}] * 2} for i in range(41)}},
+    ):  # fmt: skip
+        check = SchemaCheck("text", schema, {})
+        part = Part(0, json.dumps(list(range(2000))), reason="stop")
+        begun = time.monotonic()
+        assert check.due(part)
+        check.look(part)
+        assert check.found[0]["message"].startswith("not checked"), check.found
+        assert time.monotonic() - begun < 10
+
+
+def test_unions_whose_alternatives_exclude_each_other_are_held():
+    tagged = [{"$ref": f"#/$defs/{name}"} for name in "ab"]
+    known = {name: {"properties": {"kind": {"const": name}}, "required": ["kind"]} for name in "ab"}
+    assert relaxed({"oneOf": tagged, "$defs": known})[1] == []
+    assert relaxed({"oneOf": [{"type": "string"}, {"type": "null"}]})[1] == []
+    assert [str(one) for one in relaxed({"oneOf": [{"type": "integer"}, {"type": "number"}]})[1]] == [
+        "oneOf (anyOf is) at $"
+    ]
 
 
 def test_a_schema_and_tools_go_together(server):
