@@ -26,11 +26,12 @@ from herd.weights.sidecars import tokenizer_of
 
 @dataclass(frozen=True)
 class Kind:
-    """Settings, what makes the stage (its results), and whether `made` is a model that can be asked."""
+    """Settings, what makes the stage (its results), whether `made` is a model that can be asked, and whether all before must be done: it tells of them."""
 
     settings: type[Any]
     make: Callable[[Stage, Any, Work], dict[str, Any]]
     model: bool = False
+    last: bool = False
 
 
 class Tokenizer(msgspec.Struct, frozen=True, kw_only=True):
@@ -124,7 +125,7 @@ KINDS: dict[str, Kind] = {
     "evals": Kind(measure.Evals, measure.evaluate_stages),
     "arena": Kind(measure.Arena, measure.judge_stages),
     "redteam": Kind(measure.RedTeam, measure.attack_stages),
-    "package": Kind(package.Package, package.make, model=True),
+    "package": Kind(package.Package, package.make, model=True, last=True),
 }
 
 

@@ -31,12 +31,19 @@ class Samples(msgspec.Struct, frozen=True, kw_only=True):
     temperature: float = 0.7  # greedy replies of small models say one thing over and over
 
 
+class Cluster(msgspec.Struct, frozen=True, kw_only=True):
+    """Where stages are made: here, or on a Ray cluster, the one at hand ("auto") or that of a HOST:PORT."""
+
+    ray: str = ""
+
+
 class Recipe(msgspec.Struct, frozen=True, kw_only=True):
     """`stages` in their order: each has a `kind`, perhaps `minutes` (its budget) and `plan`, and the settings of its kind."""
 
     title: str = "The life of a model"
     stages: dict[str, dict[str, Any]]
     samples: Samples = Samples()
+    cluster: Cluster = Cluster()
 
 
 @dataclass(frozen=True)

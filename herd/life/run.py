@@ -58,22 +58,36 @@ def live(
         with atomic_file(run.recipe) as temporary:
             temporary.write_text(dump(recipe), "utf-8")
         work = Work(find, show, step, stop, {stage.name: stage for stage in asked}, {}, base)
+        if recipe.cluster.ray:
+            from herd.life.cluster import Plan, make_all
+
+            make_all(Plan(recipe, base.resolve(), out.resolve(), find), asked, say, stop)
+            work.done.update({stage.name: mark for stage in asked if (mark := made(stage))})
+        else:
+            _make_here(asked, settings, recipe.samples, work, say)
         for stage in asked:
-            say(f"{stage.name} ({stage.kind})" + (": made before" if made(stage) else " ..."))
-            work.done[stage.name] = made(stage) or make(stage, settings[stage.name], work)
-            if is_model(stage, settings[stage.name]):
-                sample(stage, recipe.samples, work)
-            mark = work.done[stage.name]
-            if stage.minutes is not None and mark["seconds"] > 60 * stage.minutes:
-                say(f"{stage.name}: took {mark['seconds'] / 60:.1f} minutes; its budget is {stage.minutes:g}")
-            if stop():
-                raise StoppedError(f"{stage.name}: saved")
+            seconds = work.done[stage.name]["seconds"]
+            if stage.minutes is not None and seconds > 60 * stage.minutes:
+                say(f"{stage.name}: took {seconds / 60:.1f} minutes; its budget is {stage.minutes:g}")
         report = out / "report.html"
         write_report(report, recipe, asked, work.done, {s.name: samples_of(s, recipe.samples) for s in asked})
         seconds = sum(mark["seconds"] for mark in work.done.values())
         model = folder_of(asked)
         run.finish(stages=len(asked), seconds=round(seconds, 1), **({} if model is None else {"model": str(model)}))
     return report
+
+
+def _make_here(
+    asked: list[Stage], settings: Mapping[str, Any], samples: Samples, work: Work, say: Callable[[str], None]
+) -> None:
+    """One stage after another in this process."""
+    for stage in asked:
+        say(f"{stage.name} ({stage.kind})" + (": made before" if made(stage) else " ..."))
+        work.done[stage.name] = made(stage) or make(stage, settings[stage.name], work)
+        if is_model(stage, settings[stage.name]):
+            sample(stage, samples, work)
+        if work.stop():
+            raise StoppedError(f"{stage.name}: saved")
 
 
 def made(stage: Stage) -> dict[str, Any] | None:

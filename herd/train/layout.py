@@ -28,9 +28,15 @@ from herd.train.pipeline import SCHEDULES, Pipeline, is_copy, named_parameters
 from herd.train.recipe import Parallel
 
 
-def meet() -> None:
-    """Join the processes that torchrun started with this one."""
-    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+def meet(address: str | None = None, rank: int = -1, processes: int = -1) -> None:
+    """Join the processes that torchrun started with this one; or those that meet at a HOST:PORT, where the first of them runs."""
+    method = None if address is None else f"tcp://{address}"
+    dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo", method, rank=rank, world_size=processes)
+
+
+def part() -> None:
+    """Leave the processes that were met, so that this one can meet others."""
+    dist.destroy_process_group()
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,7 @@ def train(
             f"{out}: holds a run already; go on with it: herd train {out}, or name another folder with --out"
         )
     layout = Layout.of(recipe.layout)
+    layout.together()  # nobody makes the folder before all have looked whether it is there
     opened = open_recipe(recipe, folder, find, None if run is None else run.folder)
     if run is not None and run.status == "done":
         raise ConfigError(f"{run.folder}: this run is done; talk with it: herd chat {run.folder}")
