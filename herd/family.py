@@ -113,10 +113,21 @@ _SMOL = ModelConfig(
     context=8192, rope_theta=100_000.0, tied=True,
 )  # fmt: skip
 
+_405B = replace(_8B, layers=126, dim=16384, ffn_dim=53248, heads=128)
+
+
+def _before_long_context(config: ModelConfig) -> ModelConfig:
+    """As it was pre-trained: rows of 8,192 tokens, positions not scaled (arXiv 2407.21783, section 3.4)."""
+    return replace(config, context=8192, rope_scaling=None)
+
+
 SHAPES: dict[str, ModelConfig] = {
+    "llama-3-8b": _before_long_context(_8B),
+    "llama-3-70b": _before_long_context(_70B),
+    "llama-3-405b": _before_long_context(_405B),
     "llama-3.1-8b": _8B,
     "llama-3.1-70b": _70B,
-    "llama-3.1-405b": replace(_8B, layers=126, dim=16384, ffn_dim=53248, heads=128),
+    "llama-3.1-405b": _405B,
     "llama-3.2-1b": _1B,
     "llama-3.2-3b": replace(_1B, layers=28, dim=3072, heads=24, head_dim=128),
     "llama-3.3-70b": _70B,

@@ -6,6 +6,7 @@ Examples:
   herd train recipes/gsm8k-sft.toml --set schedule.steps=20 --out try
   herd train runs/tiny-pretrain                 # go on where it was
   herd train recipes/gsm8k-sft.toml --show-batch
+  herd train recipes/llama-3.1-405b-pretrain.toml --dry-run --memory 80
 """
 
 import os
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
 @click.option(
     "--show-batch", is_flag=True, help="Print the first batch, coloured by what counts in the loss, and stop."
 )
-@click.option("--dry-run", is_flag=True, help="Check everything, say what memory a step needs, and stop.")
-def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch: bool, dry_run: bool) -> None:
+@click.option(
+    "--dry-run", is_flag=True, help="Check everything, say what memory a step needs in each process, and stop."
+)
+@click.option("--memory", type=float, metavar="GB", help="With --dry-run: fail where a process needs more.")
+def command(
+    recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch: bool, dry_run: bool, memory: float | None
+) -> None:
     from herd.train.recipe import resolve
 
     if not recipe.exists():
@@ -43,7 +49,7 @@ def command(recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch
     except ImportError as error:
         raise MissingDependencyError("training needs torch; install it: pip install 'llama-herd[torch]'") from error
     if show_batch or dry_run:
-        _look(asked.recipe, asked.folder, show_batch)
+        _look(asked.recipe, asked.folder, show_batch, memory)
         return
     _join()
     stopping = Stop()
@@ -63,10 +69,10 @@ def _join() -> None:
         meet()
 
 
-def _look(recipe: "Recipe", folder: Path, show_batch: bool) -> None:
+def _look(recipe: "Recipe", folder: Path, show_batch: bool, memory: float | None) -> None:
     from rich.console import Console
 
-    from herd.train.dry_run import needs
+    from herd.train.dry_run import describe
     from herd.train.open import open_recipe
     from herd.train.packing import Packer, collate
     from herd.train.show import show_batch as shown
@@ -75,16 +81,16 @@ def _look(recipe: "Recipe", folder: Path, show_batch: bool) -> None:
         raise ConfigError(
             "--show-batch: the batches of grpo are the model's own answers; the log of the run shows some"
         )
-    opened = open_recipe(recipe, folder, open_model)
     console = Console()
     if show_batch:
+        opened = open_recipe(recipe, folder, open_model)
         length, _ = recipe.at(0)
         packer = Packer(opened.sources, recipe.seed)
         batch = collate(opened.sources, [packer.row(length) for _ in range(recipe.batch.rows)], length)
         names = [opened.sources[piece.source].names(piece.sample) for piece in batch.pieces]
         console.print(shown(batch, opened.tokenizer, names))
         return
-    for name, value in needs(opened).items():
+    for name, value in describe(recipe, folder, open_model, None if memory is None else memory * 1e9).items():
         console.print(f"{name:24} {value}", highlight=False)
 
 

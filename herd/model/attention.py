@@ -50,13 +50,15 @@ class Documents:
 
     def numbers(self) -> Tensor:
         """The number of each token's document, [tokens]."""
-        return torch.arange(len(self.lengths)).repeat_interleave(torch.tensor(self.lengths))
+        return torch.arange(len(self.lengths)).repeat_interleave(
+            torch.tensor(self.lengths), output_size=sum(self.lengths)
+        )
 
     def positions(self, shape: torch.Size, device: torch.device) -> Tensor:
         """The position of each token of a batch of `shape` within its document."""
         self.check(shape.numel())
         lengths = torch.tensor(self.lengths, device=device)
-        first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths)
+        first = (lengths.cumsum(0) - lengths).repeat_interleave(lengths, output_size=shape.numel())
         return (torch.arange(len(first), device=device) - first).view(shape)
 
 

@@ -7,14 +7,12 @@ absent, so that a stage of a pipeline is a Transformer too. Parallel layouts are
 "The Llama 3 Herd of Models" (arXiv 2407.21783), section 3.2; names and rotary order are those of Meta's checkpoints.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from herd.family import ModelConfig
 from herd.model.attention import Documents, Kernel, attend
@@ -146,23 +144,6 @@ class Transformer(nn.Module):
         self.to_empty(device=device)
         self._tie()
         return self
-
-    @torch.no_grad()
-    def init_weights(self, generator: torch.Generator | None = None) -> None:
-        """Fresh weights: normal with deviation 0.02, the two matrices that write to the residual 0.02 / sqrt(2 * layers)
-        (Radford et al. 2019), norms 1. Drawn in float32 tensor after tensor, so that dtype and device change nothing.
-        """
-        for name, parameter in self.named_parameters():
-            if parameter.dim() == 1:
-                parameter.fill_(1.0)
-                continue
-            deviation = 0.02
-            if name.endswith(("wo.weight", "w2.weight")):
-                deviation /= math.sqrt(2 * self.config.layers)
-            drawn = torch.empty(parameter.shape, dtype=torch.float32).normal_(0.0, deviation, generator=generator)
-            if isinstance(parameter, DTensor):
-                drawn = distribute_tensor(drawn, parameter.device_mesh, parameter.placements, src_data_rank=None)
-            parameter.copy_(drawn)
 
     def rotary(self, positions: Tensor) -> Rotary:
         """What turns queries and keys at `positions` [..]."""

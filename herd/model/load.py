@@ -1,5 +1,7 @@
 """Filling a model from a checkpoint's tensors: each rank reads and keeps what it holds, a few megabytes at a time."""
 
+import hashlib
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -92,3 +94,23 @@ def from_checkpoint(
     model.materialize(device, dtype)
     load_weights(model, tensors)
     return model.eval()
+
+
+def generator_of(name: str, seed: int) -> torch.Generator:
+    """Random numbers of one tensor, which follow from seed and name, whatever else a process holds."""
+    digest = hashlib.sha256(f"{seed} {name}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
+
+
+@torch.no_grad()
+def fresh(name: str, parameter: Tensor, layers: int, seed: int, deviation: float = 0.02) -> None:
+    """Fill what is here of a tensor of a new model: norms with 1, matrices from a normal distribution with `deviation`, the two that write to
+    the residual with 1 / sqrt(2 * layers) of it (Radford et al. 2019). Drawn in float32, so that dtype and layout change nothing.
+    """
+    if parameter.dim() == 1:
+        parameter.fill_(1.0)
+        return
+    if name.endswith(("wo.weight", "w2.weight")):
+        deviation /= math.sqrt(2 * layers)
+    drawn = torch.empty(parameter.shape, device="cpu").normal_(0.0, deviation, generator=generator_of(name, seed))
+    fill(name, parameter, StoredTensor.of(drawn.numpy()))

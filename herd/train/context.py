@@ -13,7 +13,6 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.bias import causal_lower_right
 
 from herd.model.attention import Documents, attend
 from herd.model.llama import Transformer
@@ -99,7 +98,8 @@ def _attend(group: Any, q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
 def _causal(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Queries [n, heads, head_dim] that are the last n of the keys' positions."""
     same = len(q) == len(k)
-    bias = None if same else causal_lower_right(len(q), len(k))
+    # the last query sees all keys; on a CPU torch's causal_lower_right makes this same mask
+    bias = None if same else torch.ones(len(q), len(k), dtype=torch.bool, device=q.device).tril(len(k) - len(q))
     q, k, v = (x.transpose(0, 1).unsqueeze(0) for x in (q, k, v))
     return F.scaled_dot_product_attention(q, k, v, bias, is_causal=same, enable_gqa=True)[0].transpose(0, 1)
 

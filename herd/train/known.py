@@ -15,9 +15,10 @@ from herd.atomic import atomic_file
 from herd.family import ModelConfig
 from herd.model.llama import Transformer
 from herd.model.load import from_checkpoint
-from herd.train.lora import StoredLinear
+from herd.train.layout import Layout
 from herd.train.objectives import Top, answer_logprobs, narrowed, top_logprobs
 from herd.train.packing import Batch, collate
+from herd.train.pipeline import Pipeline
 from herd.train.samples import Corpus
 from herd.train.trainer import in_order
 from herd.weights.checkpoint import Checkpoint
@@ -36,11 +37,21 @@ class Known:
 
     def get(self, key: str, compute: Callable[[], Arrays]) -> Arrays:
         """The arrays of `key`, read or computed."""
-        path = None if self.folder is None else self.folder / key[:2] / f"{key}.npz"
-        if path is not None and path.exists() and (found := _read(path)) is not None:
-            return found
-        arrays = compute()
+        found = self.find(key)
+        return self.keep(key, compute()) if found is None else found
+
+    def _path(self, key: str) -> Path | None:
+        return None if self.folder is None else self.folder / key[:2] / f"{key}.npz"
+
+    def find(self, key: str) -> Arrays | None:
+        """The arrays of `key` where they are on the disk, whole."""
+        path = self._path(key)
+        return _read(path) if path is not None and path.exists() else None
+
+    def keep(self, key: str, arrays: Arrays, *, write: bool = True) -> Arrays:
+        """Write what was computed; the arrays."""
         self.computed += 1
+        path = self._path(key) if write else None
         if path is not None:
             file = io.BytesIO()
             np.savez(file, *arrays)
@@ -89,25 +100,35 @@ def teacher_logprobs(teacher: Checkpoint, k: int, temperature: float, known: Kno
 
 @torch.no_grad()
 def reference_logprobs(
-    model: Transformer, config: ModelConfig, corpora: tuple[Sequence[Corpus], Sequence[Corpus]], length: int, known: Known
+    share: Transformer | Pipeline, layout: Layout, dtype: torch.dtype, start: Checkpoint | None, fresh: tuple[ModelConfig, int],
+    corpora: tuple[Sequence[Corpus], Sequence[Corpus]], length: int, known: Known,
 ) -> Callable[[Batch], Tensor]:  # fmt: skip
-    """The frozen model's log-probability of every answer of the sources and of those to validate with."""
+    """The log-probability of every answer of the sources and of those to validate with, by the model as it stands: the `start`'s, or a
+    fresh one of a shape and seed. All processes ask together.
+    """
     every = [*corpora[0], *corpora[1]]
-    digest = hashlib.sha256(repr((config, length)).encode())
-    for array in [a for c in every for a in (c.ids, c.offsets, c.mask)]:
-        digest.update(np.ascontiguousarray(array).data if array is not None else b"all")
-    for parameter in model.parameters():
-        digest.update(parameter.detach().numpy().data)
-    for module in model.modules():
-        if isinstance(module, StoredLinear):
-            digest.update(module.stored.raw())
+
+    def identity() -> str:
+        digest = hashlib.sha256(repr((fresh, length, layout.mesh is not None and str(dtype))).encode())
+        for array in [a for c in every for a in (c.ids, c.offsets, c.mask)]:
+            digest.update(np.ascontiguousarray(array).data if array is not None else b"all")
+        for name, stored in ({} if start is None else start.tensors).items():
+            digest.update(repr((name, stored.format, stored.shape)).encode())
+            digest.update(stored.raw())
+        return digest.hexdigest()
 
     def compute() -> Arrays:
-        model.eval()
+        share.eval()
         batches = (collate(every, rows, length) for i, c in enumerate(every) for rows in in_order(c, i, length))
-        return [np.concatenate([answer_logprobs(model, batch)[batch.owner >= 0].numpy() for batch in batches])]
+        found = [_answers(share, layout, dtype, batch)[batch.owner >= 0].numpy() for batch in batches]
+        layout.reshard(share)
+        return [np.concatenate(found)]
 
-    (flat,) = known.get(digest.hexdigest(), compute)
+    name = layout.told(identity() if layout.first else None)
+    found = known.find(name)
+    if layout.agreed(found is None):  # all of them compute, or none
+        found = known.keep(name, compute(), write=layout.first)
+    (flat,) = found or []
     starts = np.concatenate([[0], np.cumsum([len(corpus.offsets) - 1 for corpus in every])])
 
     def reference(batch: Batch) -> Tensor:
@@ -123,3 +144,13 @@ def reference_logprobs(
         return values
 
     return reference
+
+
+def _answers(share: Transformer | Pipeline, layout: Layout, dtype: torch.dtype, batch: Batch) -> Tensor:
+    """The log-probability of each document of a batch, on every process that shares the model."""
+    part = layout.part(batch)
+    if not isinstance(share, Pipeline):
+        return answer_logprobs(share, part)
+    _, sums = share.measure(lambda model, one: (torch.zeros(()), {"found": answer_logprobs(model, one)}), part, dtype)
+    found: Tensor = sums["found"]  # the last stage's, told to all
+    return found

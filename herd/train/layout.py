@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
 
@@ -87,8 +87,10 @@ class Layout:
         """Whether this process is the one that writes."""
         return self.mesh is None or dist.get_rank() == 0
 
-    def apply(self, model: Transformer) -> "Transformer | Pipeline":
-        """Cut a whole model, the same on every process, into this process's share."""
+    def apply(self, model: Transformer, dtype: torch.dtype = torch.float32) -> "Transformer | Pipeline":
+        """Cut a model, still without memory, into this process's share. In bfloat16 what is gathered, and the states between layers, are
+        in bfloat16; what is kept, updated and added up over processes and micro-batches is in float32 (as arXiv 2407.21783, 3.3.2).
+        """
         if self.mesh is None:
             return model
         if self.cp > 1:
@@ -96,14 +98,14 @@ class Layout:
         if self.tp > 1:
             share_of(model.config, self.tp)  # an error names what does not divide
         if self.pp == 1:
-            self._shard(model, model)
+            self._shard(model, model, dtype)
             return model
         pipeline = Pipeline(model, self.schedule, self.virtual, self.mesh["pp"].get_group())
         for stage, part in zip(pipeline.stages, pipeline.parts, strict=True):
-            self._shard(stage, part)
+            self._shard(stage, part, dtype)
         return pipeline
 
-    def _shard(self, root: nn.Module, model: Transformer) -> None:
+    def _shard(self, root: nn.Module, model: Transformer, dtype: torch.dtype) -> None:
         """Tensor parallelism inside layers, then FSDP over the processes that compute other tokens."""
         assert self.mesh is not None
         if self.tp > 1:
@@ -111,9 +113,12 @@ class Layout:
                 model, self.mesh["tp"], {name: _style(name) for name, _ in model.named_modules() if _cut(name)}
             )
         again = self.pp == 1  # in a pipeline weights stay whole from a step's first micro-batch to its last
+        policy = MixedPrecisionPolicy()
+        if dtype != torch.float32:
+            policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for block in model.layers.values():
-            fully_shard(block, mesh=self.shard, reshard_after_forward=again)
-        fully_shard(root, mesh=self.shard, reshard_after_forward=False)
+            fully_shard(block, mesh=self.shard, reshard_after_forward=again, mp_policy=policy)
+        fully_shard(root, mesh=self.shard, reshard_after_forward=False, mp_policy=policy)
         for module in root.modules():
             if isinstance(module, FSDPModule):
                 module.set_gradient_divide_factor(1.0)  # sums: the loss is divided by the global count already
@@ -151,6 +156,14 @@ class Layout:
         dist.all_reduce(total, group=self.group(over))
         found: list[float] = total.tolist()
         return found
+
+    def told(self, value: Any) -> Any:
+        """What the first process says."""
+        if self.mesh is None:
+            return value
+        found = [value]
+        dist.broadcast_object_list(found)
+        return found[0]
 
     def together(self) -> None:
         """Wait for all processes."""

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from herd.errors import ConfigError
 from herd.model.llama import Transformer
+from herd.model.load import fill, generator_of
 from herd.train.layout import whole
 from herd.train.recipe import Lora
 from herd.weights.adapter import Adapter
@@ -63,13 +64,11 @@ def keep_stored(model: Transformer, tensors: Mapping[str, StoredTensor]) -> None
 class LoraLinear(nn.Module):
     """x @ W.T + scale * dropout(x) @ A.T @ B.T with A [rank, inputs], B [outputs, rank] learned; scale is alpha / rank."""
 
-    def __init__(
-        self, base: nn.Linear | StoredLinear, inputs: int, outputs: int, settings: Lora, device: torch.device
-    ) -> None:
+    def __init__(self, base: nn.Linear | StoredLinear, inputs: int, outputs: int, settings: Lora) -> None:
         super().__init__()
         self.base, self.scale, self.dropout = base, settings.alpha / settings.rank, settings.dropout
-        self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, device=device))
-        self.lora_b = nn.Parameter(torch.zeros(outputs, settings.rank, device=device))
+        self.lora_a = nn.Parameter(torch.empty(settings.rank, inputs, device="meta"))
+        self.lora_b = nn.Parameter(torch.empty(outputs, settings.rank, device="meta"))
 
     def forward(self, x: Tensor) -> Tensor:
         thin = F.linear(F.dropout(x, self.dropout, self.training), self.lora_a)
@@ -94,19 +93,25 @@ def adapters_off(model: nn.Module) -> Iterator[None]:
             module.scale = scale
 
 
-def add_adapters(model: Transformer, settings: Lora, generator: torch.Generator) -> None:
-    """Freeze `model` and put fresh adapters, which change nothing yet, beside the named matrices of each layer."""
+def add_adapters(model: Transformer, settings: Lora) -> None:
+    """Freeze `model` and put adapters, without memory yet, beside the named matrices of each layer."""
     model.requires_grad_(False)
     wanted = set(settings.targets)
     for name, module in list(model.named_modules()):
         parent, _, leaf = name.rpartition(".")
         if leaf in wanted and isinstance(module, nn.Linear | StoredLinear):
-            adapter = LoraLinear(module, module.in_features, module.out_features, settings, module.weight.device)
-            bound = 1 / math.sqrt(module.in_features)  # as PEFT: kaiming_uniform with a = sqrt(5)
-            with torch.no_grad():
-                drawn = torch.empty(adapter.lora_a.shape).uniform_(-bound, bound, generator=generator)
-                adapter.lora_a.copy_(drawn)
+            adapter = LoraLinear(module, module.in_features, module.out_features, settings)
             setattr(model.get_submodule(parent), leaf, adapter)
+
+
+def fresh_adapter(name: str, parameter: Tensor, seed: int) -> None:
+    """Fill an adapter's matrix so that it changes nothing yet: A drawn as PEFT does (kaiming_uniform with a = sqrt(5)), B zero."""
+    if name.endswith("lora_b"):
+        parameter.zero_()
+        return
+    bound = 1 / math.sqrt(parameter.shape[1])
+    drawn = torch.empty(parameter.shape, device="cpu").uniform_(-bound, bound, generator=generator_of(name, seed))
+    fill(name, parameter, StoredTensor.of(drawn.numpy()))
 
 
 def adapter_of(model: Transformer) -> Adapter:

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from herd.errors import ConfigError
 from herd.family import ModelConfig, shape
 from herd.model.llama import Transformer
-from herd.model.load import from_checkpoint, load_weights, without_weights
+from herd.model.load import fill, fresh, from_checkpoint, without_weights
 from herd.text.tokenizer import Tokenizer
 from herd.text.train_tokenizer import train_tokenizer
 from herd.train.checkpoint import Keeper, load, newest
@@ -22,9 +21,10 @@ from herd.train.context import gather_keys
 from herd.train.grpo import GRPO
 from herd.train.known import Known, reference_logprobs, teacher_logprobs
 from herd.train.layout import Layout
-from herd.train.lora import add_adapters, keep_stored
+from herd.train.lora import add_adapters, fresh_adapter, keep_stored
 from herd.train.objectives import DPO, Distillation, NextToken, Objective, Reward
 from herd.train.packing import Packer
+from herd.train.pipeline import Pipeline, is_copy, named_parameters
 from herd.train.recipe import Grpo, Model, Recipe, Source
 from herd.train.rewards import Worth, make_reward
 from herd.train.rollouts import Actor, Rollouts
@@ -71,20 +71,22 @@ class Opened:
         return max(1, steps)
 
 
-def open_recipe(recipe: Recipe, folder: Path, find: Find, run: Path | None = None) -> Opened:
-    """Find the model and read the data; paths are from `folder`, where the recipe lies. `run` has the tokenizer if one was learned."""
+def open_recipe(
+    recipe: Recipe, folder: Path, find: Find, run: Path | None = None, layout: Layout | None = None
+) -> Opened:
+    """Find the model and read the data; paths are from `folder`, where the recipe lies. `run` has the tokenizer if one was learned.
+
+    What `layout` cannot do is said before anything long is read.
+    """
     recipe.check()
     start = None
     if recipe.model.start is not None:
         start = find(recipe.model.start)
-        tokenizer, dialog, config = start.tokenizer, Dialog.of(start), start.config
+        tokenizer, dialog = start.tokenizer, Dialog.of(start)
     else:
-        tokenizer, dialog = _tokenizer(recipe, folder, find, run)
-        config = _shape(recipe.model, tokenizer.vocab_size)
-    if recipe.objective == "reward":
-        config = replace(config, classes=1, tied=False)
-    if recipe.data.length > config.context:
-        raise ConfigError(f"data.length is {recipe.data.length}; the model's context is {config.context}")
+        tokenizer, dialog = tokenizer_of(recipe, folder, find, run)
+    config = config_of(recipe, None if start is None else start.config, tokenizer.vocab_size)
+    check_layout(recipe, config, layout or Layout())
 
     if recipe.grpo is not None and recipe.objective == "grpo":
         assert start is not None
@@ -113,7 +115,7 @@ def _open_prompts(recipe: Recipe, settings: Grpo, folder: Path, start: Checkpoin
     return Opened(recipe, start.config, start, start.tokenizer, Dialog.of(start), [], [], prompts, held_out, rewards)
 
 
-def _tokenizer(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> tuple[Tokenizer, Dialog]:
+def tokenizer_of(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> tuple[Tokenizer, Dialog]:
     """The tokenizer of a new model, with the templates of the checkpoint that it is from."""
     model = recipe.model
     if model.vocab is None:
@@ -129,12 +131,34 @@ def _tokenizer(recipe: Recipe, folder: Path, find: Find, run: Path | None) -> tu
     return train_tokenizer(texts, model.vocab), Dialog()
 
 
-def _shape(model: Model, vocab: int) -> ModelConfig:
+def config_of(recipe: Recipe, start: ModelConfig | None, vocab: int | None) -> ModelConfig:
+    """The shape that is trained: the start's, or the recipe's. Where it gives both, they differ in how positions are told at most."""
+    config = start if recipe.model.shape is None else _shape(recipe.model, vocab)
+    assert config is not None
+    if start is not None and config is not start:
+        told = {"context", "rope_theta", "rope_scaling"}
+        for name in ModelConfig.__dataclass_fields__:
+            if name not in told and getattr(config, name) != getattr(start, name):
+                raise ConfigError(
+                    f"model.shape: {name} is {getattr(config, name)}; {recipe.model.start} has {getattr(start, name)}; "
+                    f"beside model.start a shape may change {', '.join(sorted(told))} alone"
+                )
+    if recipe.objective == "reward":
+        config = replace(config, classes=1, tied=False)
+    longest = max(length for length, _ in [(recipe.data.length, 0), *recipe.stages()])
+    if longest > config.context:
+        key = "data.length" if longest == recipe.data.length else "batch.stages.length"
+        raise ConfigError(f"{key} is {longest}; the model's context is {config.context}")
+    return config
+
+
+def _shape(model: Model, vocab: int | None) -> ModelConfig:
     import msgspec
 
     if isinstance(model.shape, str):
-        return replace(shape(model.shape), vocab=vocab)
-    values = {"vocab": vocab, **(model.shape or {})}
+        named = shape(model.shape)
+        return named if vocab is None else replace(named, vocab=vocab)
+    values = {**({} if vocab is None else {"vocab": vocab}), **(model.shape or {})}
     names = ModelConfig.__dataclass_fields__
     if unknown := sorted(set(values) - set(names)):
         raise ConfigError(f"model.shape: unknown key {unknown[0]}; expected one of {', '.join(names)}")
@@ -144,42 +168,43 @@ def _shape(model: Model, vocab: int) -> ModelConfig:
         raise ConfigError(f"model.shape: {error}") from error
 
 
-def make_model(opened: Opened) -> Transformer:
-    """The model to train, in float32: the checkpoint's weights or fresh ones, adapters beside them where they are wanted."""
-    recipe = opened.recipe
-    generator = torch.Generator().manual_seed(recipe.seed)
-    if opened.start is None:
-        model = without_weights(opened.config)
-        model.materialize("cpu", torch.float32)
-        model.init_weights(generator)
-    elif opened.config.classes and not opened.start.config.classes:
-        model = without_weights(opened.config)
-        model.materialize("cpu", torch.float32)
-        assert model.score is not None
-        with torch.no_grad():
-            model.score.weight.normal_(0.0, 1 / (opened.config.dim + 1) ** 0.5, generator=generator)
-        tensors = {**opened.start.tensors, "score.weight": _stored(model.score.weight)}
-        load_weights(model, tensors)
-    elif recipe.lora is not None and recipe.lora.base == "stored":
-        model = without_weights(opened.config)
-        keep_stored(model, opened.start.tensors)
-        model.materialize("cpu", torch.float32)
-        load_weights(model, opened.start.tensors)
-    else:
-        model = from_checkpoint(opened.config, opened.start.tensors, torch.float32)
+def build(
+    recipe: Recipe, config: ModelConfig, layout: Layout, dtype: torch.dtype, start: Checkpoint | None
+) -> Transformer | Pipeline:
+    """This process's share of the model, adapters beside it where they are wanted: shapes alone, no memory."""
+    model = without_weights(config)
     if recipe.lora is not None:
-        add_adapters(model, recipe.lora, generator)
+        if recipe.lora.base == "stored" and start is not None:
+            keep_stored(model, start.tensors)
+        add_adapters(model, recipe.lora)
         if model.score is not None:
             raise ConfigError("lora: adapters and a new head of classes together are not built yet; leave lora out")
     if recipe.recompute:
         recompute_layers(model)
-    return model
+    return layout.apply(model, dtype)
 
 
-def _stored(tensor: Tensor) -> Any:
-    from herd.weights.checkpoint import StoredTensor
+def materialize(share: Transformer | Pipeline) -> None:
+    """Give a share memory, not yet filled."""
+    for part in share.parts if isinstance(share, Pipeline) else [share]:
+        part.materialize("cpu", torch.float32)
 
-    return StoredTensor.of(tensor.detach().numpy())
+
+@torch.no_grad()
+def fill_share(share: Transformer | Pipeline, start: Checkpoint | None, config: ModelConfig, seed: int) -> None:
+    """The checkpoint's weights, a part of a tensor at a time, and fresh ones where it has none: in all layouts the same."""
+    for name, parameter in named_parameters(share):
+        source = "tok_embeddings.weight" if is_copy(share, name) else name.replace(".base.", ".")
+        if ".lora_" in name:
+            fresh_adapter(name, parameter, seed)
+        elif start is None:
+            fresh(source, parameter, config.layers, seed)
+        elif source == "score.weight" and not start.config.classes:
+            fresh(source, parameter, config.layers, seed, 1 / (config.dim + 1) ** 0.5)
+        elif (stored := start.tensors.get(source)) is not None:
+            fill(source, parameter, stored)
+        else:
+            raise ConfigError(f"{start.path}: has no tensor {source}; the model needs it")
 
 
 def recompute_layers(model: Transformer) -> None:
@@ -201,14 +226,15 @@ def make_trainer(
     """The trainer of a recipe, where its run is (at its newest whole state) or at the beginning."""
     recipe = opened.recipe
     layout = layout or Layout()
-    _check_layout(recipe, layout)
-    model = make_model(opened)
+    check_layout(recipe, opened.config, layout)
     dtype = dtype_of(recipe.model)
-    rollouts = None if recipe.objective != "grpo" else _rollouts(opened, model, dtype, log)
-    objective = _objective(opened, model, find, run) if rollouts is None else _grpo(rollouts, recipe)
+    share = build(recipe, opened.config, layout, dtype, opened.start)
+    materialize(share)
+    fill_share(share, opened.start, opened.config, recipe.seed)
+    rollouts = None if recipe.objective != "grpo" else _rollouts(opened, share, dtype, log)
+    objective = _objective(opened, share, layout, dtype, find, run) if rollouts is None else _grpo(rollouts, recipe)
     if layout.cp > 1 and isinstance(objective, Distillation) and objective.teacher is not None:
         gather_keys(objective.teacher, layout.group("cp"))
-    share = layout.apply(model)
     optimizer = make_optimizer(share, recipe)
     keeper = None if run is None else Keeper(run, recipe.checkpoints.keep, layout=layout)
     also: dict[str, Any] = {}
@@ -237,11 +263,12 @@ def make_trainer(
     return trainer
 
 
-def _rollouts(opened: Opened, model: Transformer, dtype: torch.dtype, log: Log) -> Rollouts:
+def _rollouts(opened: Opened, model: Transformer | Pipeline, dtype: torch.dtype, log: Log) -> Rollouts:
     """The stream of the model's own answers, with a frozen copy of the model where a divergence from it is wanted."""
     settings, start = opened.recipe.grpo, opened.start
     assert settings is not None
     assert start is not None
+    assert isinstance(model, Transformer)  # one process computes it
     reference = None
     if settings.kl and opened.recipe.lora is None:
         reference = from_checkpoint(start.config, start.tensors, torch.float32).requires_grad_(False)
@@ -257,7 +284,8 @@ def _grpo(rollouts: Rollouts, recipe: Recipe) -> Objective:
     return GRPO(rollouts.facts, recipe.grpo)
 
 
-def _check_layout(recipe: Recipe, layout: Layout) -> None:
+def check_layout(recipe: Recipe, config: ModelConfig, layout: Layout) -> None:
+    """ConfigError naming the key that processes cannot share a recipe by, and what would do."""
     if recipe.objective == "grpo":
         if layout.mesh is not None:
             raise ConfigError("objective grpo is computed by one process as yet; start it without torchrun")
@@ -269,22 +297,48 @@ def _check_layout(recipe: Recipe, layout: Layout) -> None:
             raise ConfigError(
                 f"layout.{degree}: adapters are not shared like that yet; leave layout.{degree} at 1, or lora out"
             )
+    both = math.gcd(config.kv_heads, config.ffn_dim)
+    if both % layout.tp:
+        fits = ", ".join(str(i) for i in range(1, both + 1) if both % i == 0 and i <= 64)
+        raise ConfigError(
+            f"layout.tp is {layout.tp}; {config.kv_heads} kv heads and {config.ffn_dim} feed-forward columns can be shared by {fits}"
+        )
+    if layout.pp * layout.virtual > config.layers + 2:
+        raise ConfigError(
+            f"layout.pp is {layout.pp}, with {layout.virtual} stages each; {config.layers} layers, embedding and output make "
+            f"{config.layers + 2} at most: layout.pp of {(config.layers + 2) // layout.virtual} or less would do"
+        )
     for length, tokens in [(recipe.data.length, recipe.batch.tokens), *recipe.stages()]:
-        rows = tokens // length
-        if rows % layout.dp:
-            raise ConfigError(
-                f"batch.tokens {tokens} are {rows} rows of {length}, which {layout.dp} processes cannot share evenly; "
-                f"{-(-tokens // (length * layout.dp)) * length * layout.dp} would do"
-            )
-        if layout.cp > 1 and length % (2 * layout.cp):
-            raise ConfigError(
-                f"layout.cp: rows of {length} tokens cannot be cut into {2 * layout.cp} chunks; change data.length"
-            )
-        if layout.pp > 1 and rows // layout.dp % recipe.batch.rows:
-            raise ConfigError(
-                f"batch.rows: {rows // layout.dp} rows of a process are no whole number of micro-batches of {recipe.batch.rows}; "
-                "a pipeline needs equal ones"
-            )
+        _check_rows(recipe, layout, length, tokens)
+
+
+def _check_rows(recipe: Recipe, layout: Layout, length: int, tokens: int) -> None:
+    rows, of = tokens // length, recipe.batch.rows
+    if rows % layout.dp:
+        raise ConfigError(
+            f"batch.tokens {tokens} are {rows} rows of {length}, which {layout.dp} processes cannot share evenly; "
+            f"{-(-tokens // (length * layout.dp)) * length * layout.dp} would do"
+        )
+    if layout.cp > 1 and length % (2 * layout.cp):
+        raise ConfigError(
+            f"layout.cp: rows of {length} tokens cannot be cut into {2 * layout.cp} chunks; change data.length"
+        )
+    if layout.pp == 1:
+        return
+    if rows // layout.dp % of:
+        raise ConfigError(
+            f"batch.rows: {rows // layout.dp} rows of a process are no whole number of micro-batches of {of}; "
+            "a pipeline needs equal ones"
+        )
+    count, step = rows // layout.dp // of, of * layout.dp * length
+    least = layout.pp if layout.schedule == "1f1b" else 1  # as torch's schedules want them
+    rounds = max(1, count // layout.pp) if layout.schedule in ("interleaved", "zero-bubble") else 1
+    if count < least or count % rounds:
+        fit = max(least, -(-count // layout.pp) * layout.pp)
+        raise ConfigError(
+            f"layout.schedule {layout.schedule}: {count} micro-batches do not fill {layout.pp} places of a pipeline; "
+            f"batch.tokens {fit * step} would do, or a smaller batch.rows or layout.dp"
+        )
 
 
 def dtype_of(model: Model) -> torch.dtype:
@@ -303,12 +357,16 @@ def dtype_of(model: Model) -> torch.dtype:
     return torch.bfloat16 if times[torch.bfloat16] < 0.8 * times[torch.float32] else torch.float32
 
 
-def _objective(opened: Opened, model: Transformer, find: Find, run: Path | None) -> Objective:
+def _objective(
+    opened: Opened, share: Transformer | Pipeline, layout: Layout, dtype: torch.dtype, find: Find, run: Path | None
+) -> Objective:
     recipe, known = opened.recipe, Known(None if run is None else run.parent / ".logprobs")
     if recipe.objective == "dpo":
         corpora = (opened.sources, opened.validation)
         return DPO(
-            reference_logprobs(model, opened.config, corpora, recipe.data.length, known),
+            reference_logprobs(
+                share, layout, dtype, opened.start, (opened.config, recipe.seed), corpora, recipe.data.length, known
+            ),
             recipe.preference.beta,
             recipe.preference.nll,
         )

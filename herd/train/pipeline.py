@@ -20,7 +20,7 @@ from herd.family import ModelConfig
 from herd.model.llama import Transformer
 from herd.train.packing import Batch
 
-Outcome = Callable[[Any, Batch], tuple[Tensor, dict[str, float]]]
+Outcome = Callable[[Any, Batch], tuple[Tensor, dict[str, Any]]]
 """(what is called as a model, batch) -> the summed loss, and other sums."""
 
 SCHEDULES: dict[str, tuple[Any, int]] = {
@@ -60,7 +60,7 @@ def _part(model: Transformer, layers: range, first: bool, last: bool) -> Transfo
         if stage.output is not None and model.output is not None:
             weight = model.output.weight
             stage.output.weight = (
-                nn.Parameter(weight.detach().clone(), weight.requires_grad) if model.config.tied else weight
+                nn.Parameter(torch.empty_like(weight), weight.requires_grad) if model.config.tied else weight
             )
         stage.score = model.score
     return stage
@@ -98,7 +98,7 @@ class Pipeline(nn.Module):
         self._batches: Sequence[Batch] = ()
         self._outcome: Outcome | None = None
         self._divisor, self._dtype = 1.0, torch.float32
-        self._total, self._sums = 0.0, dict[str, float]()
+        self._total, self._sums = 0.0, dict[str, Any]()
 
     @property
     def parts(self) -> list[Transformer]:
@@ -130,32 +130,32 @@ class Pipeline(nn.Module):
         """Gradients of the summed loss over `divisor`; the sum of the losses and the other sums, the same on every process."""
         self._begin(outcome, batches, divisor, dtype)
         numbers = torch.arange(len(batches))
-        schedule = self._schedule(len(batches), *batches[0].tokens.shape)
+        schedule = self._schedule(len(batches), *batches[0].tokens.shape, dtype)
         first = (numbers,) if 0 in self.numbers else ()
         schedule.step(*first, number=numbers, target=numbers, return_outputs=False)
         self._sum_tied()
-        return self._told()
+        return self.told()
 
     @torch.no_grad()
-    def measure(self, outcome: Outcome, batch: Batch, dtype: torch.dtype) -> tuple[float, dict[str, float]]:
+    def measure(self, outcome: Outcome, batch: Batch, dtype: torch.dtype) -> tuple[float, dict[str, Any]]:
         """The loss of one batch and the other sums, without gradients."""
         self._begin(outcome, [batch], 1.0, dtype)
         number, states = torch.zeros(1, dtype=torch.int64), torch.empty(0)
         for i in range(self.count):
             if i and self.home[i] == self.rank != self.home[i - 1]:
-                states = self._states(*batch.tokens.shape)
+                states = self._states(*batch.tokens.shape, dtype)
                 dist.recv(states, group=self.group, group_src=self.home[i - 1])
             if self.home[i] == self.rank:
                 states = self.stages[self.numbers.index(i)](states, number=number)
                 if i + 1 < self.count and self.home[i + 1] != self.rank:
                     dist.send(states.contiguous(), group=self.group, group_dst=self.home[i + 1])
-        return self._told()
+        return self.told()
 
     def _begin(self, outcome: Outcome, batches: Sequence[Batch], divisor: float, dtype: torch.dtype) -> None:
         self._outcome, self._batches, self._divisor, self._dtype = outcome, batches, divisor, dtype
         self._total, self._sums = 0.0, {}
 
-    def _told(self) -> tuple[float, dict[str, float]]:
+    def told(self) -> tuple[float, dict[str, Any]]:
         """What the last stage has summed."""
         found: list[Any] = [(self._total, self._sums)]
         dist.broadcast_object_list(found, group=self.group, group_src=self.home[self.count - 1])
@@ -163,15 +163,15 @@ class Pipeline(nn.Module):
         total, sums = found[0]
         return total, sums
 
-    def _states(self, rows: int, length: int) -> Tensor:
-        kind = next(self.parameters()).dtype
+    def _states(self, rows: int, length: int, dtype: torch.dtype) -> Tensor:
+        kind = next(self.parameters()).dtype if dtype == torch.float32 else dtype
         return torch.empty(rows, length, self.config.dim, dtype=kind)
 
-    def _schedule(self, count: int, rows: int, length: int) -> Any:
+    def _schedule(self, count: int, rows: int, length: int, dtype: torch.dtype) -> Any:
         key = (count, rows, length)
         if key in self._built:
             return self._built[key]
-        states = self._states(rows, length).to("meta").requires_grad_()
+        states = self._states(rows, length, dtype).to("meta").requires_grad_()
         number = torch.zeros(1, dtype=torch.int64, device="meta")
         loss = torch.zeros((), dtype=torch.float32, device="meta").requires_grad_()
         made = []

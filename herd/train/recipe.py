@@ -27,7 +27,8 @@ class Section(msgspec.Struct, frozen=True, kw_only=True):
 
 class Model(Section, frozen=True, kw_only=True):
     """What is trained: `start` is a checkpoint by path or name; or a `shape` by name or by its numbers is begun anew, with the
-    `tokenizer` of a folder or of a pulled model, or one of `vocab` tokens that is learned from the sources first.
+    `tokenizer` of a folder or of a pulled model, or one of `vocab` tokens that is learned from the sources first. Both: the start's
+    weights with the shape's context and rotary embedding (`context`, `rope_theta`, `rope_scaling`).
 
     `dtype`: float32, bfloat16 (products in bfloat16, weights kept in
     float32), or auto: bfloat16 where this machine computes faster in it.
@@ -284,9 +285,9 @@ class Recipe(Section, frozen=True, kw_only=True):
         self.layout.check()
         if (self.schedule.steps is None) == (self.schedule.epochs is None):
             raise ConfigError("schedule: give either steps or epochs")
-        if (self.model.start is None) == (self.model.shape is None):
-            raise ConfigError("model: give either start (a checkpoint) or shape (to begin anew)")
-        if self.model.shape is not None and (self.model.tokenizer is None) == (self.model.vocab is None):
+        if self.model.start is None and self.model.shape is None:
+            raise ConfigError("model: give start (a checkpoint) or shape (to begin anew)")
+        if self.model.start is None and (self.model.tokenizer is None) == (self.model.vocab is None):
             raise ConfigError(
                 "model: a new one needs a tokenizer: give either tokenizer or vocab, to learn one of so many tokens"
             )
@@ -321,8 +322,8 @@ class Recipe(Section, frozen=True, kw_only=True):
                 'grpo.rewards is missing; say what an answer is worth, as in [[grpo.rewards]] check = "number"'
             )
         self.grpo.check()
-        if self.model.start is None:
-            raise ConfigError("model.start is missing; grpo needs a model that answers")
+        if self.model.start is None or self.model.shape is not None:
+            raise ConfigError("grpo needs a model that answers: give model.start, without model.shape")
         if self.batch.tokens != Batch().tokens or self.batch.stages:
             raise ConfigError(
                 "batch.tokens, batch.stages: a step of grpo is grpo.prompts times grpo.group answers; leave them out"

@@ -50,7 +50,7 @@ def train(
         )
     layout = Layout.of(recipe.layout)
     layout.together()  # nobody makes the folder before all have looked whether it is there
-    opened = open_recipe(recipe, folder, find, None if run is None else run.folder)
+    opened = open_recipe(recipe, folder, find, None if run is None else run.folder, layout)
     if run is not None and run.status == "done":
         raise ConfigError(f"{run.folder}: this run is done; talk with it: herd chat {run.folder}")
     if run is None and layout.first:

@@ -12,7 +12,7 @@ from herd.errors import ConfigError
 from herd.family import shape
 from herd.model.attention import Documents, attend
 from herd.model.llama import Transformer
-from herd.model.load import from_checkpoint, load_weights
+from herd.model.load import fresh, from_checkpoint, load_weights
 from herd.weights.convert import convert
 from herd.weights.open import open_checkpoint
 from tests.models import random_checkpoint
@@ -97,7 +97,8 @@ def test_fresh_weights_depend_on_the_seed_alone():
         made = [Transformer(TIED) for _ in range(2)]
     for model, dtype in zip(made, (torch.float32, torch.bfloat16), strict=True):
         model.materialize("cpu", dtype)
-        model.init_weights(torch.Generator().manual_seed(3))
+        for name, parameter in model.named_parameters():
+            fresh(name, parameter, TIED.layers, seed=3)
     wide, narrow = made
     assert wide.output.weight is wide.tok_embeddings.weight
     assert all(torch.equal(a.bfloat16(), b) for a, b in zip(wide.parameters(), narrow.parameters(), strict=True))

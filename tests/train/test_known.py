@@ -9,7 +9,7 @@ import torch
 
 from herd.errors import ConfigError
 from herd.model.load import without_weights
-from herd.train.dry_run import needs
+from herd.train.dry_run import describe
 from herd.train.known import Known
 from herd.train.objectives import divergence, top_divergence, top_logprobs
 from herd.train.open import open_recipe
@@ -106,7 +106,7 @@ def test_the_recipe_in_short_with_a_tiny_teacher(place, tmp_path):
         return open_checkpoint(place / "model")
 
     opened = open_recipe(recipe, folder, find)
-    assert needs(opened)["steps"] == "1 of 1 rows of 256 tokens"
+    assert describe(recipe, folder, find)["steps"] == "1 of 1 rows of 256 tokens"
     weights = without_weights(replace(opened.config, vocab=49_152)).parameters()
     assert sum(p.numel() for p in weights) == pytest.approx(134_515_008 / 4, rel=0.01)
     lines = []
