@@ -207,7 +207,7 @@ def _step(
         return "logits" if shape and shape[-1] == config.vocab and len(shape) > 1 else "activations"
 
     memory = Memory(known, guess)
-    with FakeTensorMode(allow_non_fake_inputs=True), memory, _Numbers():
+    with FakeTensorMode(allow_non_fake_inputs=True), memory, _Numbers():  # type: ignore[no-untyped-call]
         materialize(share)
         if teaches is not None:
             teaches.materialize("cpu", torch.float32)
@@ -237,7 +237,7 @@ def _step(
 _COUNTED = (torch.ops.aten.arange.default, torch.ops.aten.triu_indices.default)
 
 
-class _Numbers(TorchDispatchMode):
+class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """What a step asks of numbers that are not there is 1; tensors that are there (tokens, lengths of documents) stay there."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

@@ -16,7 +16,7 @@ _FINE = 1.01
 """How much fuller it must have become for another look at what is held."""
 
 
-class Memory(TorchDispatchMode):
+class Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts storages from the operation that made them until they are gone, those of fake tensors too. `known` says of storages (by `key`) what
     they hold, asked at the fullest moments; of others `guess` does, from shape, type and whether it was made in a backward pass.
 
@@ -28,7 +28,7 @@ class Memory(TorchDispatchMode):
         known: Callable[[], dict[Key, str]],
         guess: Callable[[tuple[int, ...], torch.dtype, bool], str],
     ) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._known, self._guess = known, guess
         self._live: dict[Key, tuple[int, str, Any]] = {}
         self._seen_at = 0.0
@@ -49,12 +49,12 @@ class Memory(TorchDispatchMode):
             memory._change(storage, size)
             return done
 
-        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign]  # FSDP frees gathered weights like this
-        super().__enter__()
+        torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign, assignment]  # FSDP frees gathered weights like this
+        super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
-        super().__exit__(*error)
+        super().__exit__(*error)  # type: ignore[no-untyped-call]
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -103,4 +103,5 @@ class Memory(TorchDispatchMode):
 def key(tensor: Tensor) -> Key:
     """What a tensor's storage is known by while it lives."""
     local = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    return local.untyped_storage()._cdata
+    found: int = local.untyped_storage()._cdata
+    return found

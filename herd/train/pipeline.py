@@ -130,7 +130,8 @@ class Pipeline(nn.Module):
         """Gradients of the summed loss over `divisor`; the sum of the losses and the other sums, the same on every process."""
         self._begin(outcome, batches, divisor, dtype)
         numbers = torch.arange(len(batches))
-        schedule = self._schedule(len(batches), *batches[0].tokens.shape, dtype)
+        rows, length = batches[0].tokens.shape
+        schedule = self._schedule(len(batches), rows, length, dtype)
         first = (numbers,) if 0 in self.numbers else ()
         schedule.step(*first, number=numbers, target=numbers, return_outputs=False)
         self._sum_tied()
@@ -143,7 +144,8 @@ class Pipeline(nn.Module):
         number, states = torch.zeros(1, dtype=torch.int64), torch.empty(0)
         for i in range(self.count):
             if i and self.home[i] == self.rank != self.home[i - 1]:
-                states = self._states(*batch.tokens.shape, dtype)
+                rows, length = batch.tokens.shape
+                states = self._states(rows, length, dtype)
                 dist.recv(states, group=self.group, group_src=self.home[i - 1])
             if self.home[i] == self.rank:
                 states = self.stages[self.numbers.index(i)](states, number=number)
