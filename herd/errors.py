@@ -5,11 +5,15 @@ The command line prints the message and exits with status 2; the server answers 
 
 import re
 
+_MOST = 2000  # characters of a message: a file may put a list of a million numbers where a name belongs
+
 
 class HerdError(Exception):
     """Base of every error that a user can cause or mend. Its message is one line, whatever a file put into it."""
 
     def __init__(self, message: str) -> None:
+        if len(message) > _MOST:
+            message = f"{message[: _MOST // 2]} ... {message[-_MOST // 2 :]}"
         super().__init__("".join(c if c.isprintable() else "?" for c in message))
 
 

@@ -162,6 +162,8 @@ class MappedFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.exists() and not path.is_file():
+            raise FormatError(f"{path}: a folder, a pipe or a device; expected a file")
         try:
             with path.open("rb") as file:
                 file.seek(0, 2)
@@ -229,7 +231,7 @@ def positive_int(values: Mapping[str, Any], key: str, where: str) -> int:
     """`values[key]` when it is a whole number above 0; FormatError otherwise."""
     value = values.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-        raise FormatError(f"{where}: {key} is {value!r}; expected a positive whole number")
+        raise FormatError(f"{where}: {key} is {value!r:.60}; expected a positive whole number")
     return value
 
 
@@ -237,5 +239,8 @@ def number(values: Mapping[str, Any], key: str, default: float, where: str) -> f
     """`values[key]` as a float, `default` where it is missing; FormatError for anything but a number."""
     value = values.get(key, default)
     if not isinstance(value, int | float) or isinstance(value, bool):
-        raise FormatError(f"{where}: {key} is {value!r}; expected a number")
-    return float(value)
+        raise FormatError(f"{where}: {key} is {value!r:.60}; expected a number")
+    try:
+        return float(value)
+    except OverflowError as error:
+        raise FormatError(f"{where}: {key} is {value!r:.60}; expected a number that a float holds") from error

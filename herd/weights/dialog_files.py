@@ -1,13 +1,12 @@
 """What a checkpoint says of how to talk with it: chat templates, and the sampling that it recommends."""
 
 import json
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from herd.weights.files import read_json
+from herd.weights.files import read_json, read_small
 
 if TYPE_CHECKING:
     from herd.weights.checkpoint import Checkpoint
@@ -51,7 +50,7 @@ def read_templates(folder: Path) -> dict[str, str]:
         found = {one.get("name"): one.get("template") for one in found if isinstance(one, dict)}
     templates = found if isinstance(found, dict) else {DEFAULT: found}
     files = {DEFAULT: folder / "chat_template.jinja", TOOL_USE: folder / _MORE_TEMPLATES / f"{TOOL_USE}.jinja"}
-    templates |= {name: file.read_text("utf-8", "replace") for name, file in files.items() if file.exists()}
+    templates |= {name: read_small(file).decode("utf-8", "replace") for name, file in files.items() if file.exists()}
     return {name: text for name, text in templates.items() if isinstance(text, str)}
 
 
@@ -60,10 +59,7 @@ def recommended(values: Mapping[str, Any]) -> dict[str, float]:
     found = {
         name: int(value) if name == "top_k" else float(value)
         for name, (_, least, most) in _SAMPLING.items()
-        if isinstance(value := values.get(name), int | float)
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-        and least <= value <= most
+        if isinstance(value := values.get(name), int | float) and not isinstance(value, bool) and least <= value <= most
     }
     return {"temperature": 0.0} if values.get("do_sample") is False else found
 

@@ -186,7 +186,7 @@ def open_gguf(path: Path) -> Checkpoint:
     files, metadata, raw, about = _read_parts(path)
     where = str(path)
     if (kind := metadata.get("general.type", "model")) != "model":
-        raise FormatError(f"{where}: holds {_KINDS.get(kind, f'a {kind}')}, which alone is no model")
+        raise FormatError(f"{where}: holds {_KINDS.get(str(kind), f'a {kind}')}, which alone is no model")
     rope = raw.pop("rope_freqs.weight", None)
     tensors: dict[str, StoredTensor] = {}
     for name, tensor in raw.items():

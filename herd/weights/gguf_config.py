@@ -90,12 +90,19 @@ def config_from_gguf(
         vocab=embedding.shape[0],
         context=positive_int(metadata, "llama.context_length", where),
         # The header holds a float32; its shortest decimal is what the model's author wrote.
-        norm_eps=_shortest(number(metadata, "llama.attention.layer_norm_rms_epsilon", 1e-5, where)),
+        norm_eps=_shortest(_needed(metadata, "llama.attention.layer_norm_rms_epsilon", where)),
         rope_theta=number(metadata, "llama.rope.freq_base", 10_000.0, where),
         tied="output.weight" not in tensors and "score.weight" not in tensors,
         classes=tensors["score.weight"].row_count if "score.weight" in tensors else 0,
     )
     return replace(config, rope_scaling=_rope_scaling(metadata, rope, config, where))
+
+
+def _needed(metadata: dict[str, Any], key: str, where: str) -> float:
+    """A number for which llama.cpp has no default either."""
+    if key not in metadata:
+        raise FormatError(f"{where}: {key} is missing; convert the model anew")
+    return number(metadata, key, 0.0, where)
 
 
 def _same_in_all_layers(metadata: dict[str, Any], key: str, layers: int, where: str) -> Any:

@@ -46,6 +46,8 @@ ROPE_KEYS = (
 def config_from_hf(settings: dict[str, Any], where: str) -> ModelConfig:
     """A `config.json` as a shape; FormatError naming the first feature outside the Llama architecture."""
     architectures = settings.get("architectures") or []
+    if not isinstance(architectures, list) or not all(isinstance(name, str) for name in architectures):
+        raise FormatError(f"{where}: architectures is {architectures!r:.60}; expected a list of names")
     model_type = settings.get("model_type")
     if model_type != "llama" or (architectures and not {_GENERATES, _CLASSIFIES, _INSIDE} & set(architectures)):
         raise FormatError(

@@ -77,7 +77,7 @@ def open_meta(folder: Path) -> Checkpoint:
 
 def _tokenizer(folder: Path) -> Tokenizer:
     """Meta's `tokenizer.model`, or a `tokenizer.json`, with what files beside it declare, if there are any."""
-    if not (folder / "tokenizer.model").exists():
+    if not (folder / "tokenizer.model").is_file():
         return read_tokenizer(folder)
     with (folder / "tokenizer.model").open("rb") as file:
         if is_sentencepiece(file.read(64)):

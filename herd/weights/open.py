@@ -20,6 +20,8 @@ def open_checkpoint(path: Path) -> Checkpoint:
         if path.suffix != ".gguf" and kind_of(path) != "a GGUF file":
             raise unlike(path, "a GGUF file or a folder of weights")
         return open_gguf(path)
+    if not path.is_dir() and path.exists():
+        raise FormatError(f"{path}: a pipe or a device; give a .gguf file or a folder of weights")
     if not path.is_dir():
         raise FormatError(f"{path}: no such file or folder; give a .gguf file or a folder of weights")
     if (path / "run.json").exists() or (path / "state.json").exists():

@@ -4,9 +4,11 @@ import dataclasses
 import io
 import json
 import math
+import os
 import pickle
 import random
 import resource
+import shutil
 import struct
 import zipfile
 
@@ -180,6 +182,30 @@ def test_hostile_gguf_headers(data, word, tmp_path):
     (tmp_path / "x.gguf").write_bytes(data)
     with pytest.raises(FormatError, match=word):
         read_header(MappedFile(tmp_path / "x.gguf"))
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json", "chat_template.jinja", "model.safetensors"])
+@pytest.mark.parametrize("kind", ["pipe", "device"])
+def test_what_never_ends_in_a_models_place_is_refused(name, kind, files, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(files / "hf", folder)
+    (folder / name).unlink(missing_ok=True)
+    if kind == "pipe":
+        os.mkfifo(folder / name)
+    else:
+        (folder / name).symlink_to("/dev/zero")
+    with pytest.raises(FormatError, match=f"{name}: a .*pipe or a device"):
+        open_checkpoint(folder).tokenizer  # noqa: B018
+    with pytest.raises(FormatError, match="pipe or a device"):
+        open_checkpoint(folder / name)
+
+
+def test_a_kind_that_is_a_list_and_a_message_of_a_million_numbers(tmp_path):
+    body = string(b"general.type") + struct.pack("<IIQi", 9, 5, 1, 7)
+    (tmp_path / "x.gguf").write_bytes(gguf(keys=1, body=body))
+    with pytest.raises(FormatError, match="which alone is no model"):
+        open_checkpoint(tmp_path / "x.gguf")
+    assert len(str(FormatError(f"x: key is {[0] * 10**6}; expected a number"))) < 2100
 
 
 def test_a_name_that_would_command_a_terminal_is_none(tmp_path):

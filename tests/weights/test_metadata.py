@@ -2,17 +2,19 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
 from transformers import LlamaConfig
 
-from herd.errors import FormatError
+from herd.errors import FormatError, HerdError
 from herd.family import shape
 from herd.rotary import RopeScaling
 from herd.text._bpe import Strings
 from herd.weights import gguf_config, hf_config
+from herd.weights.dialog_files import recommended
 from herd.weights.gguf_config import check_keys, config_from_gguf, config_to_gguf
 from herd.weights.gguf_tokenizer import tokenizer_from_gguf
 from herd.weights.hf_config import config_from_hf, config_to_hf
@@ -88,6 +90,62 @@ def test_scalings_as_llama_cpp_reads_them(change, scaling):
 def test_what_is_not_computed_is_refused_by_name(change, word):
     with pytest.raises(FormatError, match=word):
         opened(change)
+
+
+ODD = (
+    None,
+    True,
+    -1,
+    0,
+    10**400,
+    float("nan"),
+    float("inf"),
+    0.5,
+    "",
+    "7",
+    [],
+    [1],
+    [0] * 5000,
+    {},
+    {"a": 1},
+    [[1]],
+    "\x1b[2J",
+)
+
+
+def refused_or_typed(read):
+    """Reading gives a shape of numbers or one short line; never another error."""
+    try:
+        config = read()
+    except HerdError as error:
+        assert len(str(error)) < 2100
+        assert str(error).isprintable()
+        return
+    for name in ("layers", "dim", "heads", "kv_heads", "head_dim", "vocab", "context", "classes"):
+        assert type(getattr(config, name)) is int
+    assert config.norm_eps < math.inf and type(config.rope_theta) is float  # noqa: PT018
+
+
+@pytest.mark.parametrize("value", ODD, ids=lambda value: repr(value)[:20])
+def test_odd_values_under_every_key_are_refused_in_one_line(value):
+    gguf_keys = (*gguf_config.COMPUTED, *gguf_config.HARMLESS, *gguf_config.PLAIN)
+    for key in () if value is None or isinstance(value, dict) else gguf_keys:  # which GGUF cannot say
+        refused_or_typed(lambda key=key: opened({key: value}))
+    for key in (*hf_config.COMPUTED, *hf_config.HARMLESS, *hf_config.PLAIN):
+        refused_or_typed(lambda key=key: config_from_hf({**config_to_hf(TINY), key: value}, "here"))
+    for key in hf_config.ROPE_KEYS:
+        rope = {"rope_type": "yarn", "factor": 4.0, key: value}
+        refused_or_typed(lambda rope=rope: config_from_hf({**config_to_hf(TINY), "rope_scaling": rope}, "here"))
+    for key in ("temperature", "top_p", "top_k", "min_p", "repetition_penalty", "do_sample"):
+        assert all(0 <= number < 1e9 for number in recommended({key: value}).values())
+
+
+def test_a_file_that_does_not_say_its_epsilon_is_refused():
+    metadata = {"general.architecture": "llama", **config_to_gguf(TINY)}
+    del metadata["llama.attention.layer_norm_rms_epsilon"]
+    embedding = stored(np.zeros((TINY.vocab, TINY.dim), np.float32))
+    with pytest.raises(FormatError, match="layer_norm_rms_epsilon is missing"):  # llama.cpp has no default either
+        config_from_gguf(metadata, {"tok_embeddings.weight": embedding}, None, "here")
 
 
 def test_every_key_of_transformers_config_is_in_one_table():
