@@ -83,7 +83,9 @@ def _explained(error: BaseException) -> str | None:
         return f"not UTF-8 text: {first_line(error)}"
     if isinstance(error, OSError):
         name = re.sub(r"\.([^/]+)\.[0-9a-f]{8}\.partial\b", r"\1", str(error.filename or ""))  # what is written first
-        return f"{name}: {error.strerror}" if name else first_line(error)
+        return f"{name}: {error.strerror}" if name else error.strerror or first_line(error)
+    if isinstance(error, MemoryError):
+        return "not enough memory; close other programs, or take a smaller model or a shorter context"
     return None
 
 

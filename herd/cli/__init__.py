@@ -72,6 +72,7 @@ def herd() -> None:
 
 def main() -> None:
     """Run the command line; errors of users and of the system are one line and exit status 2."""
+    _open_closed_streams()
     warnings.showwarning = lambda message, *_, **__: print(f"herd: {message}", file=sys.stderr)
     try:
         _accept_terminals()
@@ -96,6 +97,13 @@ def main() -> None:
     except OSError:  # what is left cannot be written either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _open_closed_streams() -> None:
+    """What a caller has closed (`>&-`) reads as empty and is written to nowhere; a model's file must not take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))  # the lowest number that is free
 
 
 def _accept_terminals() -> None:

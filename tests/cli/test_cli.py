@@ -119,7 +119,11 @@ def test_readers_that_leave_full_disks_and_narrow_encodings(smollm):
     assert left.stdout.splitlines()[-1] in ("0", "1")  # 0 where all of it fitted the pipe
     assert left.stderr == ""
     full = subprocess.run(f"{command} inspect --tensors > /dev/full", shell=True, capture_output=True, text=True)
-    assert (full.returncode, full.stderr) == (2, "herd: [Errno 28] No space left on device\n")
+    assert (full.returncode, full.stderr) == (2, "herd: No space left on device\n")
+    closed = subprocess.run(f"echo x | {command} tokenize <&- >&- 2>&-; echo $?; {command} chat <&-; {command} tokenize a >&-; echo $?", shell=True, capture_output=True, text=True)  # fmt: skip
+    assert closed.stdout.split() == ["0", "0"]
+    assert closed.stderr.startswith("herd: nothing to answer: standard input is empty")
+    assert len(closed.stderr.splitlines()) == 1
     narrow = {**os.environ, "PYTHONIOENCODING": "latin-1"}
     assert run("tokenize", "\u4f60\u597d", env=narrow).returncode == 2
 
