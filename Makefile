@@ -6,7 +6,7 @@ MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: chat wheel life eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals peer-codeshield soak docs site clean
+.PHONY: chat wheel life eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals bench-data peer-codeshield soak docs site clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
@@ -69,6 +69,13 @@ peer-codeshield: $(VENV)/bin/python
 bench-evals: $(VENV)/.chat
 	$(VENV)/peers/lm-eval/bin/python benchmarks/evals.py "$(MODEL)"
 
+# The steps of herd data beside their peers: make peer-datatrove first; PAGES is article-extraction-benchmark, HTML any folder of it
+HTML ?=
+PAGES ?=
+COUNT ?= 150
+bench-data: $(VENV)/.chat
+	$(VENV)/peers/datatrove/bin/python benchmarks/data.py $(if $(HTML),--html "$(HTML)") $(if $(PAGES),--pages "$(PAGES)") --count $(COUNT)
+
 SECONDS ?= 3600
 soak: $(VENV)/.dev
 	$(BIN)/python benchmarks/soak.py --seconds $(SECONDS)
@@ -114,6 +121,7 @@ $(VENV)/bench/.ready: $(VENV)/bin/python $(SOURCES) $(shell find herd -name '*.p
 
 # Peers that do not go with our own dependencies have an environment of their own.
 PEERS_arena := arena-rank==0.1.1 evalica==0.4.2
+PEERS_datatrove := datatrove==0.10.0 trafilatura==2.3.1 lxml_html_clean 'xxhash<4' spacy nltk .[data]
 PEERS_lm-eval := torch==2.13.0 transformers==5.23.0 accelerate lm-eval==0.4.13 .
 peer-%: $(VENV)/bin/python
 	@$(PYTHON) -m venv $(VENV)/peers/$* >&2

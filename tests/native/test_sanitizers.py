@@ -31,6 +31,7 @@ def test_native_check(name, tmp_path):
     for program, word in (
         (check, "portable agrees"),
         (check.with_name("herd_check_text"), "tokens stand for the text"),
+        (check.with_name("herd_check_page"), "pages read"),
     ):
         done = subprocess.run([program], capture_output=True, text=True, timeout=1200)
         assert done.returncode == 0, done.stdout + done.stderr
