@@ -49,7 +49,7 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """RequestError naming the first parameter of a wrong type or out of range."""
         try:
             msgspec.convert(msgspec.structs.asdict(self), SamplingParams)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, UnicodeError) as error:
             raise RequestError(f"sampling parameters: {first_line(error)}") from error
         ranges: tuple[tuple[str, float, float], ...] = (
             ("temperature", 0, 100), ("top_p", 0, 1), ("min_p", 0, 1), ("top_k", 0, 2**31),
@@ -58,8 +58,8 @@ class SamplingParams(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )  # fmt: skip
         for name, low, high in ranges:
             value = getattr(self, name)
-            if not math.isfinite(value) or not low <= value <= high:
-                raise RequestError(f"{name} is {value}; expected a number from {low:g} to {high:g}", param=name)
+            if not low <= value <= high:
+                raise RequestError(f"{name} is {value!r:.60}; expected a number from {low:g} to {high:g}", param=name)
         if self.top_p == 0:
             raise RequestError("top_p is 0; expected a number above 0 and up to 1", param="top_p")
         if self.max_tokens is not None and self.max_tokens < 0:

@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from types import NoneType
 
 from herd.engine.constraint import GuardedConstraint, guarded
 from herd.engine.request import Constraint, Pooling, Request, SamplingParams, TokenLogprob
@@ -128,6 +129,13 @@ class Line:
             self._gone = 0
 
 
+# What C++ takes as it is: a wrong type there would stop the engine for everybody.
+_TYPES: dict[str, tuple[type, ...]] = {
+    "priority": (int,), "deadline": (int, float, NoneType), "id": (str,), "score_from": (int, NoneType),
+    "score_tokens": (tuple, list), "pooling": (str, NoneType),
+}  # fmt: skip
+
+
 def admit(request: Request, config: ModelConfig, max_length: int, arrivals: Iterator[int]) -> list[Sequence]:
     """The `n` sequences of a request for a model whose sequences may have `max_length` tokens; RequestError otherwise.
 
@@ -135,6 +143,9 @@ def admit(request: Request, config: ModelConfig, max_length: int, arrivals: Iter
     """
     params = request.params
     params.check(config.vocab)
+    for name, kinds in _TYPES.items():
+        if not isinstance(value := getattr(request, name), kinds):
+            raise RequestError(f"{name} is {value!r:.60}, of a wrong type", param=name)
     prompt = _prompt(request, config, max_length)
     length = len(prompt)
     _check_scores(request, length, config.vocab)
@@ -148,14 +159,14 @@ def admit(request: Request, config: ModelConfig, max_length: int, arrivals: Iter
     if score_from is None and params.echo and params.logprobs is not None and length > 1:
         score_from = 1
     seed = int.from_bytes(os.urandom(8), "little") >> 1 if params.seed is None else params.seed
-    deadline = None if request.deadline is None else time.monotonic() + request.deadline
+    deadline = None if request.deadline is None else time.monotonic() + min(request.deadline, 1e12)
     first = next(arrivals)
     return [
         Sequence(
             request=request.id or f"request-{first}", index=index, params=params, tokens=prompt.tolist(),
             prompt_length=length, max_length=limit, seed=completion_seed(seed, index), priority=request.priority,
             arrival=next(arrivals) if index else first, deadline=deadline, constraint=_constraint(request, config.vocab),
-            score_from=score_from, score_tokens=request.score_tokens, pooling=request.pooling,
+            score_from=score_from, score_tokens=tuple(request.score_tokens), pooling=request.pooling,
         )
         for index in range(params.n)
     ]  # fmt: skip
@@ -164,7 +175,7 @@ def admit(request: Request, config: ModelConfig, max_length: int, arrivals: Iter
 def _prompt(request: Request, config: ModelConfig, max_length: int) -> "array[int]":
     try:
         prompt = array("i", request.prompt)
-    except (TypeError, OverflowError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise RequestError(f"prompt: {first_line(error)}; expected token numbers", param="prompt") from error
     if not prompt:
         raise RequestError("prompt is empty; expected at least one token", param="prompt")
@@ -194,8 +205,8 @@ def _check_scores(request: Request, length: int, vocab: int) -> None:
     if first is not None and params.echo:
         raise RequestError("score_from and echo are both given; echo with logprobs scores the whole prompt")
     for token in tokens:
-        if not 0 <= token < vocab:
-            raise RequestError(f"score_tokens has {token}; expected tokens from 0 to {vocab - 1}")
+        if not isinstance(token, int) or not 0 <= token < vocab:
+            raise RequestError(f"score_tokens has {token!r:.60}; expected tokens from 0 to {vocab - 1}")
     if request.pooling not in (None, "mean", "last"):
         raise RequestError(f"pooling is {request.pooling!r}; expected mean or last", param="pooling")
     if request.pooling and (tokens or first is not None or params.echo):

@@ -30,7 +30,9 @@ class Model(NamedTuple):
 def part_of(name: str) -> tuple[str, int, int] | None:
     """Of a split file's name what is before its number, its number and how many there are; None for a whole file."""
     match = _PART.fullmatch(name)
-    return None if match is None else (match[1], int(match[2]), int(match[3]))
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
+        return None
+    return match[1], int(match[2]), int(match[3])
 
 
 def part_name(base: str, number: int, count: int) -> str:

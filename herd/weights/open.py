@@ -1,5 +1,6 @@
 """Open any checkpoint: look at what a path holds and hand it to the reader of that format."""
 
+import os
 from pathlib import Path
 
 from herd.errors import FormatError
@@ -38,14 +39,17 @@ def open_checkpoint(path: Path) -> Checkpoint:
         from herd.weights.hf import open_hf
 
         return open_hf(path)
-    models = gguf_models({file.name: file.stat().st_size for file in path.glob("*.gguf")})
+    files = {
+        file.name: file for file in sorted(path.iterdir()) if file.suffix.lower() == ".gguf" and os.path.isfile(file)
+    }
+    models = gguf_models({name: file.stat().st_size for name, file in files.items()})
     if len(models) == 1:
         return open_gguf(path / models[0].files[0])
     if models:
         raise FormatError(
             f"{path}: several models; name one file of it: {', '.join(model.files[0] for model in models)}"
         )
-    if parts := sorted(path.glob("*.gguf")):
-        return open_gguf(parts[0])  # which says what is missing, or what else it is
+    if files:
+        return open_gguf(next(iter(files.values())))  # which says what is missing, or what else it is
     expected = "expected params.json (Meta), config.json (Hugging Face) or a .gguf file"
     raise FormatError(f"{path}: no checkpoint found; {expected}")

@@ -131,6 +131,15 @@ def test_a_constraint_that_fails_ends_its_request_alone(small_engine, wrong):
         Request(prompt="text"),  # type: ignore[arg-type]
         Request(prompt=[1], params=SamplingParams(logit_bias={1.5: 1.0})),  # type: ignore[dict-item]
         Request(prompt=[1], params=SamplingParams(temperature="hot")),  # type: ignore[arg-type]
+        Request(prompt=b"abc"),  # type: ignore[arg-type]
+        Request(prompt=[1], params=SamplingParams(top_k=10**400)),
+        Request(prompt=[1], params=SamplingParams(temperature="\ud800")),  # type: ignore[arg-type]
+        Request(prompt=[1], score_tokens=""),  # type: ignore[arg-type]
+        Request(prompt=[1], score_tokens=("1",)),  # type: ignore[arg-type]
+        Request(prompt=[1], score_tokens={}),  # type: ignore[arg-type]
+        Request(prompt=[1, 2], score_from="1"),  # type: ignore[arg-type]
+        Request(prompt=[1], deadline="1"),  # type: ignore[arg-type]
+        Request(prompt=[1], priority=None),  # type: ignore[arg-type]
         Request(prompt=[1], deadline=float("nan")),
         Request(prompt=[1, 2], score_from=0),
         Request(prompt=[1, 2], score_from=2),

@@ -344,3 +344,13 @@ def test_paths_without_a_checkpoint(tmp_path):
     for path in (tmp_path, tmp_path / "none"):
         with pytest.raises(FormatError, match=r"expected|give"):
             open_checkpoint(path)
+
+
+def test_a_folder_with_links_folders_and_odd_names_has_the_one_model_in_it(files, tmp_path):
+    (tmp_path / "loop.gguf").symlink_to("loop.gguf")
+    (tmp_path / "gone.gguf").symlink_to("nowhere")
+    (tmp_path / "folder.gguf").mkdir()
+    with pytest.raises(FormatError, match="no checkpoint found"):
+        open_checkpoint(tmp_path)
+    shutil.copy(files / "x.gguf", tmp_path / "Model-00000-of-00000.GGUF")  # no part of a set: parts count from 1
+    assert open_checkpoint(tmp_path).config == shape("tiny-3.1")
