@@ -175,6 +175,11 @@ class Api:
         """The models, in Ollama's list."""
         return _Json(ollama.tags(self._models.cards))
 
+    async def ollama_loaded(self, _: Request) -> Response:
+        """The models in memory, in Ollama's list."""
+        models = self._models
+        return _Json(ollama.tags([card for card in models.cards if models.states[card.name] == "loaded"]))
+
     async def ollama_version(self, _: Request) -> Response:
         """The version, for Ollama's clients."""
         return _Json({"version": __version__})
@@ -294,7 +299,7 @@ def create_app(
         get("/metrics", api.prometheus), get("/v1/models", api.models), get("/v1/models/{name:path}", api.model),
         post("/v1/chat/completions", api.chat), post("/v1/completions", api.completions),
         post("/v1/embeddings", api.embeddings), post("/v1/moderations", api.moderations), post("/v1/responses", api.responses), post("/v1/messages", api.messages),
-        post("/v1/messages/count_tokens", api.count_tokens), post("/api/chat", api.ollama_chat), get("/api/tags", api.ollama_tags),
+        post("/v1/messages/count_tokens", api.count_tokens), post("/api/chat", api.ollama_chat), get("/api/tags", api.ollama_tags), get("/api/ps", api.ollama_loaded),
         get("/api/version", api.ollama_version), post("/tokenize", api.tokenize), post("/detokenize", api.detokenize),
         Mount("/page", StaticFiles(directory=PAGE)),
     ]  # fmt: skip

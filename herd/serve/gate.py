@@ -38,6 +38,7 @@ PATHS = frozenset(
         "/v1/messages/count_tokens",
         "/api/chat",
         "/api/tags",
+        "/api/ps",
         "/api/version",
     ]
 )

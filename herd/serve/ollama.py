@@ -159,12 +159,13 @@ def _translated(body: OllamaRequest) -> ChatRequest:
 
 
 def tags(cards: Sequence[Card]) -> dict[str, Any]:
-    """The list of models."""
+    """The list of models. A name without a tag has `latest`, as Ollama's own: clients add it, then look for the name."""
     details = {"format": "", "family": "llama", "families": ["llama"], "parameter_size": "", "quantization_level": ""}
+    names = [(card.name if ":" in card.name else f"{card.name}:latest", card) for card in cards]
     return {
         "models": [
-            {"name": card.name, "model": card.name, "modified_at": _time(card.created), "size": 0, "digest": "", "details": details}
-            for card in cards
+            {"name": name, "model": name, "modified_at": _time(card.created), "size": card.needs, "digest": "", "details": details}
+            for name, card in names
         ]
     }  # fmt: skip
 

@@ -31,6 +31,7 @@ _ENDPOINTS: tuple[tuple[str, str, str, type[Any] | None, str], ...] = (
     ("/v1/messages/count_tokens", "post", "How many tokens Anthropic's messages are.", MessagesRequest, "input_tokens."),
     ("/api/chat", "post", "Ollama's chat over the same replies.", OllamaRequest, "A reply, or lines of one."),
     ("/api/tags", "get", "The models, in Ollama's list.", None, "models."),
+    ("/api/ps", "get", "The models in memory, in Ollama's list.", None, "models."),
     ("/api/version", "get", "The version, for Ollama's clients.", None, "version."),
     ("/v1/models", "get", "The models that are served.", None, "A list of models, each with its state, context, preset and tools."),
     ("/v1/models/{name}", "get", "A model by its name.", None, "The model."),

@@ -32,7 +32,7 @@ def test_what_a_client_sends_is_answered(server, client):
 def test_recordings_have_every_kind_of_traffic():
     bodies = [one["body"] for one in TRAFFIC]
     assert {one["client"].split()[0] for one in TRAFFIC} == {
-        "openai", "openai-agents", "langchain-openai", "litellm", "anthropic", "ollama",
+        "openai", "openai-agents", "langchain-openai", "litellm", "anthropic", "ollama", "open-webui",
     }  # fmt: skip
     assert any(body.get("response_format") for body in bodies)
     assert any(item.get("type") == "function_call_output" for body in bodies if isinstance(body.get("input"), list) for item in body["input"])  # fmt: skip
@@ -82,8 +82,10 @@ def test_anthropics_calls_are_held_to_their_schema(server):
 
 
 def test_ollamas_chat_lists_and_version(server):
-    assert httpx.get(server.url + "/api/tags").json()["models"][0]["name"] == "smollm2-135m"
-    assert httpx.get(server.url + "/api/version").json()["version"]
+    (listed,) = httpx.get(server.url + "/api/tags").json()["models"]
+    assert listed["name"] == listed["model"] == "smollm2-135m:latest"  # clients add the tag, then look for the name
+    assert all(part.isdecimal() for part in httpx.get(server.url + "/api/version").json()["version"].split("."))
+    assert [one["name"] for one in httpx.get(server.url + "/api/ps").json()["models"]] == [listed["name"]]
     body = {"model": "smollm2-135m:latest", "messages": [{"role": "user", "content": "Hi"}], "options": {"num_predict": 6, "temperature": 0}}  # fmt: skip
     lines = [json.loads(line) for line in server.post("/api/chat", body).text.splitlines()]
     assert [line["done"] for line in lines] == [False] * (len(lines) - 1) + [True]

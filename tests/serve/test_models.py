@@ -97,7 +97,12 @@ def test_models_are_listed_and_loaded_when_asked_for(several):
         assert client.models.retrieve(name).state == "loaded"
     assert all(len(found) == 1 for found in texts.values()), texts  # of greedy decoding
     assert texts["one"] != texts["two"]
-    assert [m["name"] for m in httpx.get(several.url + "/api/tags").json()["models"]] == ["one", "two", "three"]
+    assert [m["name"] for m in httpx.get(several.url + "/api/tags").json()["models"]] == [
+        "one:latest",
+        "two:latest",
+        "three:latest",
+    ]
+    assert [m["name"] for m in httpx.get(several.url + "/api/ps").json()["models"]] == ["two:latest"]
     assert several.post("/v1/completions", {"prompt": "Hi", "max_tokens": 1}).json()["model"] == "one"  # the first
     counted = httpx.get(several.url + "/metrics").text
     assert 'herd_model_loaded{model="one"} 1.0' in counted
