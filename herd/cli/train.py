@@ -35,10 +35,12 @@ if TYPE_CHECKING:
 @click.option(
     "--dry-run", is_flag=True, help="Check everything, say what memory a step needs in each process, and stop."
 )
+@click.option("--processes", type=int, help="With --dry-run: how many there will be. Default: what the layout says.")
 @click.option("--memory", type=float, metavar="GB", help="With --dry-run: fail where a process needs more.")
 def command(
-    recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch: bool, dry_run: bool, memory: float | None
-) -> None:
+    recipe: Path, out: Path | None, changes: tuple[str, ...], show_batch: bool, dry_run: bool, processes: int | None,
+    memory: float | None,
+) -> None:  # fmt: skip
     from herd.train.recipe import resolve
 
     if not recipe.exists():
@@ -48,6 +50,10 @@ def command(
         from herd.train.run import train
     except ImportError as error:
         raise MissingDependencyError("training needs torch; install it: pip install 'llama-herd[torch]'") from error
+    if processes is not None and not dry_run:
+        raise ConfigError("--processes goes with --dry-run; a run has as many as torchrun starts")
+    if asked.recipe.layout.auto or processes is not None:
+        asked = asked._replace(recipe=_laid_out(asked.recipe, asked.folder, processes))
     if show_batch or dry_run:
         _look(asked.recipe, asked.folder, show_batch, memory)
         return
@@ -67,6 +73,22 @@ def _join() -> None:
         from herd.train.layout import meet
 
         meet()
+
+
+def _laid_out(recipe: "Recipe", folder: Path, processes: int | None) -> "Recipe":
+    """The recipe for so many processes: those that torchrun started, where it is not said."""
+    import msgspec
+
+    from herd.plan.auto import with_layout
+    from herd.train.dry_run import config_here
+
+    count = int(os.environ.get("WORLD_SIZE", "1")) if processes is None else processes
+    if recipe.layout.auto:
+        return with_layout(recipe, config_here(recipe, folder, open_model), count)
+    inner = recipe.layout.tp * recipe.layout.cp * recipe.layout.pp
+    if count < inner or count % inner:
+        raise ConfigError(f"--processes {count}: the layout takes a multiple of {inner}")
+    return msgspec.structs.replace(recipe, layout=msgspec.structs.replace(recipe.layout, dp=count // inner))
 
 
 def _look(recipe: "Recipe", folder: Path, show_batch: bool, memory: float | None) -> None:

@@ -76,26 +76,14 @@ def describe(recipe: Recipe, folder: Path, find: Find, memory: float | None = No
 
     ConfigError where `memory`, bytes of a process, does not hold the step.
     """
-    missing = [
+    start, config, missing = _here(recipe, folder, find)
+    missing += [
         f"data: {folder / one.path}"
         for one in (*recipe.data.sources, *recipe.data.validation)
         if not (folder / one.path).exists()
     ]
-    start, vocab, opened = None, None, None
-    try:
-        if recipe.model.start is not None:
-            start = find(recipe.model.start)
-        elif recipe.model.tokenizer is not None:
-            vocab = tokenizer_of(recipe, folder, find, None)[0].vocab_size
-    except HerdError as error:
-        if recipe.model.shape is None:
-            raise
-        missing.append(f"model: {error}")
-    if not missing:
-        opened = open_recipe(recipe, folder, find)
-        config = opened.config
-    else:
-        config = config_of(recipe, None if start is None else start.config, vocab or recipe.model.vocab)
+    opened = None if missing else open_recipe(recipe, folder, find)
+    config = config if opened is None else opened.config
     teaches = recipe.distil is not None and recipe.objective == "distil" and recipe.distil.top_k is None
     teacher = find(recipe.distil.teacher).config if teaches and recipe.distil is not None else None
     found = needs(recipe, config, start, teacher)
@@ -125,6 +113,26 @@ def describe(recipe: Recipe, folder: Path, find: Find, memory: float | None = No
                 f"runtime; it has {_size(memory)}: {_ADVICE[most]}"
             )
     return told | {f"not here ({i})": one for i, one in enumerate(missing, 1)}
+
+
+def config_here(recipe: Recipe, folder: Path, find: Find) -> ModelConfig:
+    """The shape that a recipe trains; where its checkpoint or tokenizer is not here, by `model.shape`."""
+    return _here(recipe, folder, find)[1]
+
+
+def _here(recipe: Recipe, folder: Path, find: Find) -> tuple[Checkpoint | None, ModelConfig, list[str]]:
+    """The start if it is here, the shape, and what of both is missing."""
+    start, vocab, missing = None, recipe.model.vocab, []
+    try:
+        if recipe.model.start is not None:
+            start = find(recipe.model.start)
+        elif vocab is None:
+            vocab = tokenizer_of(recipe, folder, find, None)[0].vocab_size
+    except HerdError as error:
+        if recipe.model.shape is None:
+            raise
+        missing.append(f"model: {error}")
+    return start, config_of(recipe, None if start is None else start.config, vocab), missing
 
 
 _ADVICE = {

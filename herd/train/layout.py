@@ -82,6 +82,12 @@ class Layout:
             wanted.schedule, wanted.virtual or usual, shard,
         )  # fmt: skip
 
+    @classmethod
+    def on_paper(cls, wanted: Parallel) -> "Layout":
+        """The numbers of a layout, without processes: enough to check it."""
+        virtual = wanted.virtual or SCHEDULES[wanted.schedule][1]
+        return cls(None, wanted.dp or 1, wanted.tp, wanted.cp, wanted.pp, schedule=wanted.schedule, virtual=virtual)
+
     @property
     def first(self) -> bool:
         """Whether this process is the one that writes."""

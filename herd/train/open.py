@@ -159,6 +159,8 @@ def _shape(model: Model, vocab: int | None) -> ModelConfig:
         named = shape(model.shape)
         return named if vocab is None else replace(named, vocab=vocab)
     values = {**({} if vocab is None else {"vocab": vocab}), **(model.shape or {})}
+    if "vocab" not in values:
+        raise ConfigError("model.shape: vocab is missing, and no tokenizer is here that would tell it")
     names = ModelConfig.__dataclass_fields__
     if unknown := sorted(set(values) - set(names)):
         raise ConfigError(f"model.shape: unknown key {unknown[0]}; expected one of {', '.join(names)}")

@@ -218,8 +218,12 @@ class Parallel(Section, frozen=True, kw_only=True):
     """How processes that torchrun starts share the work: `tp` share the heads and columns of each layer, `cp` the tokens of each row,
     `pp` the layers; the rest, `dp` if it is given, compute different rows.
 
-    `schedule`: the order in which a pipeline computes, `virtual` stages a process (1; 2 where the schedule wants several).
+    `schedule`: the order in which a pipeline computes, `virtual` stages a process (1; 2 where the schedule wants several). `auto`: all
+    of these are chosen anew at each start, for the processes that there are, as though each were a `gpu`.
     """
+
+    auto: bool = False
+    gpu: str = "h100"
 
     tp: int = 1
     cp: int = 1

@@ -14,10 +14,13 @@ from herd.errors import ConfigError
 from herd.family import ModelConfig
 from herd.model.attention import Documents
 from herd.model.llama import Transformer
+from herd.plan.auto import with_layout
+from herd.plan.constants import gpu, stack
+from herd.plan.layout import Work
+from herd.plan.search import search
 from herd.train.dry_run import describe, needs, processes
 from herd.train.layout import Layout
 from herd.train.open import check_layout, config_of, make_trainer, open_recipe, recompute_layers
-from herd.train.pipeline import SCHEDULES
 from herd.train.recipe import Batch, Lora, Model, Parallel, Schedule, resolve
 from tests.train.test_layout import launch
 from tests.train.test_train import recipe_of
@@ -138,14 +141,32 @@ RECIPES = sorted(Path("recipes").glob("llama-3.1-*.toml"))
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
 def test_llamas_recipes_divide(path):
     recipe = resolve(path, {}).recipe
-    layout = recipe.layout
-    config = config_of(recipe, None, None)
-    virtual = layout.virtual or SCHEDULES[layout.schedule][1]
-    check_layout(
-        recipe, config, Layout(None, layout.dp, layout.tp, layout.cp, layout.pp, 0, 0, layout.schedule, virtual)
-    )
+    check_layout(recipe, config_of(recipe, None, None), Layout.on_paper(recipe.layout))
     assert recipe.model.dtype == "bfloat16"
-    assert processes(layout) <= 16_384
+    assert processes(recipe.layout) <= 16_384
+
+
+def test_a_layout_is_chosen_and_the_trainer_takes_it(place, find):
+    recipe = resolve(Path("recipes/llama-3.1-405b-dpo.toml"), {"layout.auto": True}).recipe
+    config = config_of(recipe, None, None)
+    chosen = with_layout(recipe, config, 4096)
+    assert processes(chosen.layout) == 4096
+    check_layout(chosen, config, Layout.on_paper(chosen.layout))
+    plans = search(Work(config, 8192, 4_194_304), 4096, gpu("h100"), stack("meta")).plans
+    assert any(
+        (p.layout.tp, p.layout.pp, p.layout.dp) == (chosen.layout.tp, chosen.layout.pp, chosen.layout.dp) for p in plans
+    )
+    again = with_layout(chosen, config, 2048)  # as a run that goes on with fewer
+    assert processes(again.layout) == 2048
+    # less than the planner knows of is shared by rows, and what cannot be says why
+    tiny = recipe_of(layout=Parallel(auto=True))
+    assert with_layout(tiny, find("model").config, 4).layout.dp == 4
+    with pytest.raises(
+        ConfigError, match=r"layout.auto: 3 processes cannot share this recipe: batch.tokens 1024 are 4 rows"
+    ):
+        with_layout(tiny, find("model").config, 3)
+    with pytest.raises(ConfigError, match=r"tpu"):
+        with_layout(recipe_of(layout=Parallel(auto=True, gpu="tpu")), find("model").config, 4)
 
 
 def test_llamas_recipes_are_all_there():
@@ -214,6 +235,7 @@ def test_sixteen_thousand_processes_and_what_does_not_fit(tmp_path):
         "--set", "layout.schedule=1f1b"
     )
     assert "cannot be cut into 96 chunks" in said("--set", "layout.cp=48")
+    assert "--processes 1000: the layout takes a multiple of 2048" in said("--processes", "1000")
 
 
 def test_a_start_may_change_how_positions_are_told_and_nothing_else(place, find):
