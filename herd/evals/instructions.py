@@ -1,7 +1,7 @@
 """Instructions that a program can check (IFEval, Zhou et al., arXiv 2311.07911): one function a kind, from a reply to yes or no.
 
 What counts follows the authors' checkers, so that figures are theirs; the code is our own. Two kinds are told by rules of ours where theirs
-need trained parts: sentences (`sentences`) and languages (`herd.evals.language`). lm-evaluation-harness's checkers are the oracle in the tests.
+need trained parts: sentences (`sentences`) and languages (`herd.text.language`). lm-evaluation-harness's checkers are the oracle in the tests.
 """
 
 import json
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from herd.errors import ConfigError, first_line
-from herd.evals.language import speaks
+from herd.text.language import speaks
 
 Arguments = Mapping[str, Any]
 Checker = Callable[[str, Arguments], bool]

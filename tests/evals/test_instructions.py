@@ -4,8 +4,8 @@ import pytest
 
 from herd.errors import ConfigError
 from herd.evals.instructions import CHECKERS, follows, pooled, scores, sentences
-from herd.evals.language import language_of
 from herd.evals.source import EMBEDDED
+from herd.text.language import language_of
 from tests.evals.instruction_cases import CASES
 
 
