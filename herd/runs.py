@@ -44,8 +44,7 @@ class Run:
     @classmethod
     def create(cls, folder: Path, kind: str, recipe: str, *, version: str, command: Iterable[str] = ()) -> "Run":
         """A new run; ConfigError when the folder holds something already."""
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise ConfigError(f"{folder}: exists already; name another folder, or resume the run that is in it")
+        check_vacant(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_file(folder / "recipe.toml") as temporary:
             temporary.write_text(recipe, "utf-8")
@@ -138,6 +137,12 @@ class Run:
     def _save(self) -> None:
         with atomic_file(self.folder / "run.json") as temporary:
             temporary.write_bytes(msgspec.json.format(msgspec.json.encode(self.record)) + b"\n")
+
+
+def check_vacant(folder: Path) -> None:
+    """ConfigError when a new run cannot be made in a folder, as it holds something already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder}: exists already; name another folder, or resume the run that is in it")
 
 
 def _taken(number: int) -> bool:

@@ -10,7 +10,7 @@ import herd
 from herd.atomic import atomic_folder
 from herd.config import dump
 from herd.errors import ConfigError
-from herd.runs import Run
+from herd.runs import Run, check_vacant
 from herd.train.layout import Layout
 from herd.train.lora import adapter_of
 from herd.train.open import Find, Opened, make_trainer, open_recipe
@@ -27,16 +27,18 @@ Show = Callable[[dict[str, Any]], None]
 
 
 def make_run(opened: Opened, folder: Path, out: Path, command: list[str]) -> Run:
-    """The folder of a new run, with what makes its checkpoints a model that others can open."""
-    run = Run.create(out, "train", dump(opened.recipe), version=herd.__version__, command=command)
-    (out / BESIDE).write_text(json.dumps({"folder": str(folder)}) + "\n")
-    model = out / "model"
-    model.mkdir()
-    numbers = write_tokenizer(model, opened.tokenizer, opened.config.context)
-    settings = {**config_to_hf(opened.config, "F32"), **numbers}
-    (model / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-    write_dialog(model, opened.dialog)
-    return run
+    """The folder of a new run, with what makes its checkpoints a model that others can open: whole, or not there."""
+    check_vacant(out)
+    with atomic_folder(out) as temporary:
+        Run.create(temporary, "train", dump(opened.recipe), version=herd.__version__, command=command)
+        (temporary / BESIDE).write_text(json.dumps({"folder": str(folder)}) + "\n")
+        model = temporary / "model"
+        model.mkdir()
+        numbers = write_tokenizer(model, opened.tokenizer, opened.config.context)
+        settings = {**config_to_hf(opened.config, "F32"), **numbers}
+        (model / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
+        write_dialog(model, opened.dialog)
+    return Run.open(out, "train")
 
 
 def train(
