@@ -1,7 +1,8 @@
 """Answer each prompt several times and keep the best answers, as data to train on.
 
 Prompts are lines of JSON with `prompt` and what the check reads (`answer`, `tests`). With --kind messages the best answer is
-kept, for fine-tuning; with --kind pairs the best and the worst, for DPO. A file that is there is gone on with.
+kept, for fine-tuning; with --kind pairs the best and the worst, for DPO; with --kind given the line's own `completion` and the model's
+first answer, which nothing needs to judge. A file that is there is gone on with.
 
 \b
 Examples:
@@ -24,7 +25,9 @@ from herd.errors import ConfigError, MissingDependencyError
 @click.argument("model", help="The model that answers.")
 @click.argument("prompts", type=PATH, help="A JSONL file of prompts.")
 @click.option("--out", type=PATH, required=True, help="The JSONL file to write.")
-@click.option("--kind", type=click.Choice(["messages", "pairs"]), default="messages", help="What a line holds.")
+@click.option(
+    "--kind", type=click.Choice(["messages", "pairs", "given"]), default="messages", help="What a line holds."
+)
 @click.option("--check", type=click.Choice(["number", "gsm8k", "code"]), help="What an answer is worth, by name.")
 @click.option("--pattern", help="An answer is worth 1 when all of it matches this expression.")
 @click.option("--reward-model", help="An answer is worth this model's score.")
@@ -37,7 +40,7 @@ from herd.errors import ConfigError, MissingDependencyError
 @context_option
 @engine_options
 def command(
-    model: str, prompts: Path, out: Path, kind: Literal["messages", "pairs"], check: Any, pattern: str | None,
+    model: str, prompts: Path, out: Path, kind: Literal["messages", "pairs", "given"], check: Any, pattern: str | None,
     reward_model: str | None, reward_file: Path | None, samples: int, max_tokens: int, temperature: float, seed: int,
     at_least: float | None, cache_tokens: int | None, **backend: Any,
 ) -> None:  # fmt: skip
@@ -53,9 +56,14 @@ def command(
     terms += [RewardTerm(check="format", pattern=pattern)] if pattern is not None else []
     terms += [RewardTerm(model=reward_model)] if reward_model else []
     terms += [RewardTerm(file=str(reward_file.resolve()))] if reward_file else []
-    if not terms:
-        raise ConfigError("say what an answer is worth: --check, --pattern, --reward-model or --reward-file")
-    check_rewards(tuple(terms), "rewards")
+    if bool(terms) == (kind == "given"):
+        raise ConfigError(
+            "--kind given judges nothing: leave the rewards out"
+            if terms
+            else "say what an answer is worth: --check, --pattern, --reward-model or --reward-file"
+        )
+    if terms:
+        check_rewards(tuple(terms), "rewards")
     settings = Sampling(kind, samples, max_tokens, temperature, seed, at_least)
     settings.check()
     checkpoint = open_model(model)

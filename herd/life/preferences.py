@@ -1,20 +1,16 @@
-"""Pairs of a better and a worse answer, and the best answers: a model answers prompts, and a reward model or the file's own answers judge.
+"""Pairs of a better and a worse answer, and the best answers: rejection sampling (`herd.train.rejection`) as a stage.
 
-made/replies.jsonl   every reply, appended as it comes
 made/pairs.jsonl     {"prompt", "chosen", "rejected"}: for reward models and DPO
-made/best.jsonl      {"prompt", "completion"}: the best of each prompt, for fine-tuning (rejection sampling)
+made/best.jsonl      {"prompt", "completion"}: the better one of each, for fine-tuning
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from herd.atomic import atomic_file, whole_lines
-from herd.engine.batch import Prompter
+from herd.atomic import atomic_file
 from herd.engine.open import open_engine
-from herd.engine.request import Request, SamplingParams
 from herd.errors import ConfigError
 from herd.life.recipe import Stage
 from herd.life.work import StoppedError, Work
@@ -45,78 +41,35 @@ class Preferences(msgspec.Struct, frozen=True, kw_only=True):
         return self
 
 
-class _Line(msgspec.Struct):
-    prompt: int
-    sample: int
-    reply: str
-
-
 def make(stage: Stage, settings: Preferences, work: Work) -> dict[str, Any]:
-    """The pairs and the best answers."""
+    """The pairs and the best answers; answers that were cut off count too, as a model of an early stage seldom ends one."""
+    from herd.train.recipe import RewardTerm, Source
+    from herd.train.rejection import Sampling, rejection_sample
+    from herd.train.rewards import make_reward
+    from herd.train.tasks import read_tasks
+
     stage.made.mkdir(exist_ok=True)
-    rows = [row for _, row in json_lines(Path(settings.prompts))][: settings.limit]
-    for number, row in enumerate(rows, 1):
-        if not isinstance(row.get("prompt"), str) or not isinstance(row.get("completion"), str):
-            raise ConfigError(f"{settings.prompts}: sample {number} has no prompt and completion, both strings")
-    replies = _replies(stage, settings, [row["prompt"] for row in rows], work)
-    if settings.reward is None:
-        found = [(row["completion"], replies[i, 0], row["completion"]) for i, row in enumerate(rows)]
-    else:
-        found = list(_by_reward(settings, rows, replies, work))
-    pairs = [
-        {"prompt": row["prompt"], "chosen": chosen, "rejected": rejected}
-        for row, (chosen, rejected, _) in zip(rows, found, strict=True)
-        if chosen != rejected and chosen.strip() and rejected.strip()
-    ]
-    best = [{"prompt": row["prompt"], "completion": one} for row, (_, _, one) in zip(rows, found, strict=True) if one.strip()]  # fmt: skip
-    if not pairs:
+    checkpoint, path = work.find(settings.model), Path(settings.prompts)
+    room = min(checkpoint.config.context, 8192) - settings.max_tokens
+    source = Source(path=settings.prompts, kind="prompts")
+    tasks = read_tasks(source, path, checkpoint.tokenizer, checkpoint.chat_template, room).tasks[: settings.limit]
+    kind, rewards = "given", []
+    if settings.reward is not None:
+        kind, rewards = "pairs", [(1.0, make_reward(RewardTerm(model=settings.reward), Path(), tasks, work.find))]
+    asked = Sampling(kind, settings.samples, settings.max_tokens, settings.temperature, settings.seed, whole=False)  # type: ignore[arg-type]
+
+    def show(what: str, done: int, total: int, /, note: str = "") -> None:
+        work.show(what, done, total, note)
+        if work.stop():
+            raise StoppedError(f"{stage.name}: saved")
+
+    pairs = stage.made / "pairs.jsonl"
+    with open_engine(checkpoint) as engine:
+        rejection_sample(engine, tasks, rewards, asked, pairs, show)
+    lines = [line for _, line in json_lines(pairs)]
+    if not lines:
         raise ConfigError(f"stages.{stage.name}: no two replies to a prompt differ; raise temperature or samples")
-    for name, lines in (("pairs", pairs), ("best", best)):
-        with atomic_file(stage.made / f"{name}.jsonl") as temporary:
-            temporary.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in lines))
-    return {"prompts": len(rows), "replies": len(replies), "pairs": len(pairs)}
-
-
-def _replies(stage: Stage, settings: Preferences, prompts: list[str], work: Work) -> dict[tuple[int, int], str]:
-    """The replies by (prompt, sample); those of an earlier start are kept. A prompt that does not fit has an empty reply."""
-    path = stage.made / "replies.jsonl"
-    lines = [msgspec.json.decode(line, type=_Line) for line in whole_lines(path)]
-    found = {(line.prompt, line.sample): line.reply for line in lines}
-    todo = [(i, k) for i in range(len(prompts)) for k in range(settings.samples) if (i, k) not in found]
-    if not todo:
-        return found
-    checkpoint = work.find(settings.model)
-    prompter = Prompter(checkpoint)
-    engine = open_engine(checkpoint)
-
-    def requests() -> Iterator[Request]:
-        for i, k in todo:
-            seed = settings.seed + i * settings.samples + k
-            params = SamplingParams(temperature=settings.temperature, max_tokens=settings.max_tokens, seed=seed)
-            yield prompter.request(prompts[i], params=params, name=f"{i} {k}")
-
-    try:
-        with path.open("ab") as file:
-            for completion in engine.run(requests()):
-                i, k = map(int, completion.request.id.split())
-                found[i, k] = completion.text if completion.error is None else ""
-                file.write(msgspec.json.encode(_Line(i, k, found[i, k])) + b"\n")
-                file.flush()
-                work.show("replies", len(found), len(prompts) * settings.samples)
-                if work.stop():
-                    raise StoppedError(f"{stage.name}: saved")
-    finally:
-        engine.close()
-    return found
-
-
-def _by_reward(
-    settings: Preferences, rows: list[dict[str, Any]], replies: dict[tuple[int, int], str], work: Work
-) -> Iterator[tuple[str, str, str]]:
-    """(best, worst, best) of each prompt's replies."""
-    score = work.reward(settings.reward or "")
-    for i, row in enumerate(rows):
-        some = list(dict.fromkeys(replies[i, k] for k in range(settings.samples)))
-        ranked = sorted(some, key=lambda reply: score(row["prompt"], reply), reverse=True)
-        work.show("scores", i + 1, len(rows))
-        yield ranked[0], ranked[-1], ranked[0]
+    with atomic_file(stage.made / "best.jsonl") as temporary:
+        best = ({"prompt": line["prompt"], "completion": line["chosen"]} for line in lines)
+        temporary.write_bytes(b"".join(msgspec.json.encode(line) + b"\n" for line in best))
+    return {"prompts": len(tasks), "replies": len(tasks) * settings.samples, "pairs": len(lines)}

@@ -23,19 +23,23 @@ _AT_ONCE = 32  # prompts whose answers are judged and written together
 
 @dataclass(frozen=True)
 class Sampling:
-    """`kind`: messages keeps the best answer, pairs the best and the worst. An answer is kept for `at_least` so much reward."""
+    """`kind`: messages keeps the best answer, pairs the best and the worst, given the line's own `completion` as the better one and the
+    model's first answer as the worse (arXiv 2401.01335). An answer is kept for `at_least` so much reward, and if `whole` only
+    where it came to its end.
+    """
 
-    kind: Literal["messages", "pairs"] = "messages"
+    kind: Literal["messages", "pairs", "given"] = "messages"
     samples: int = 8
     max_tokens: int = 256
     temperature: float = 1.0
     seed: int = 0
     at_least: float | None = None
+    whole: bool = True
 
     def check(self) -> None:
         """ConfigError naming the first setting that cannot be."""
-        if self.samples < 2:
-            raise ConfigError(f"samples is {self.samples}; expected 2 or more, to choose among")
+        if self.samples < (least := 1 if self.kind == "given" else 2):
+            raise ConfigError(f"samples is {self.samples}; expected {least} or more, to choose among")
         if self.max_tokens < 1:
             raise ConfigError(f"max tokens is {self.max_tokens}; expected 1 or more")
         if not 0 < self.temperature <= 100:
@@ -103,7 +107,7 @@ def _chosen(
         judged = [
             (value, text)
             for value, (_, text), one in zip(worth[span], pairs[span], group, strict=True)
-            if text and one.finish_reason == "stop"
+            if text and (one.finish_reason == "stop" or not settings.whole)
         ]
         yield _line(task, judged, settings)
 
@@ -112,6 +116,8 @@ def _line(task: Task, judged: list[tuple[float, str]], settings: Sampling) -> tu
     """Ties go to the first."""
     if not judged:
         return None, "no whole answer"
+    if settings.kind == "given":
+        return _given(task, judged[0][1])
     best, worst = max(judged, key=lambda one: one[0]), min(judged, key=lambda one: one[0])
     if settings.at_least is not None and best[0] < settings.at_least:
         return None, "none good enough"
@@ -123,6 +129,16 @@ def _line(task: Task, judged: list[tuple[float, str]], settings: Sampling) -> tu
     else:
         line |= {"chosen": best[1], "rejected": worst[1], "rewards": [best[0], worst[0]]}
     return {**line, "from": task.where}, "kept"
+
+
+def _given(task: Task, answer: str) -> tuple[dict[str, Any] | None, str]:
+    """The line's own completion beside the model's answer."""
+    wanted = task.line.get("completion")
+    if not isinstance(wanted, str) or not wanted.strip():
+        raise ConfigError(f"{task.where}: has no completion, a string, to prefer to the model's answer")
+    if wanted.strip() == answer:
+        return None, "the same"
+    return {"prompt": task.line["prompt"], "chosen": wanted, "rejected": answer, "from": task.where}, "kept"
 
 
 def _answers(engine: Engine, tasks: Sequence[Task], settings: Sampling) -> list[list[Completion]]:

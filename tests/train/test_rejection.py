@@ -1,5 +1,6 @@
 """Rejection sampling: what is kept is what the check says, a run that was cut goes on to the same bytes, recipes read it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -51,6 +52,18 @@ def test_lines_are_the_best_and_recipes_read_them(found, place, find, tmp_path, 
         data=Data(sources=(Source(path=str(tmp_path / "out.jsonl"), kind=kind),), length=1024),
     ).check()  # fmt: skip
     assert len(open_recipe(recipe, place, find).sources[0]) == len(lines)
+
+
+def test_given_completions_are_better_than_what_the_model_says(found, tmp_path):
+    engine, tasks = found
+    settings = Sampling("given", samples=1, max_tokens=20, whole=False)
+    with pytest.raises(ConfigError, match=r"asked.jsonl:1: has no completion"):
+        sample(engine, tasks, [], settings, tmp_path / "none.jsonl")
+    known = [dataclasses.replace(task, line={**task.line, "completion": "the cat"}) for task in tasks]
+    seen = sample(engine, known, [], settings, tmp_path / "out.jsonl")
+    lines = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert len(lines) == seen["kept"] > 5
+    assert all(line["chosen"] == "the cat" != line["rejected"] for line in lines)
 
 
 def test_a_cut_file_goes_on_to_the_same_bytes(found, tmp_path):
