@@ -35,7 +35,7 @@ _WORDS: dict[str, str] = {
     "de": "der die und das ist in den von zu mit sich auf für nicht ein eine ich es dem auch wie wir sie im des werden aus geht dir mir einen einer warum welche wer du bitte schreibe erkläre kann wann oder hat sind jeder seine ihre + ß",
     "fr": "le la les et des est un une du dans que qui pour pas sur au avec ce il vous nous plus sont par je en cette être de pourquoi quelle quel quels aux écris explique comment où quand ou sa son ses ne elle tout toute + œ",
     "it": "il di che è la e un per non una sono del con le della si dei come anche più nel gli questo alla lo i ha da ed perché quale chi io nella sul scrivi spiega cosa quando dove dello delle degli dal dalla al ai ogni loro suo sua puoi o",
-    "es": "el la de que y los en un una es por con para las del se no al lo su como más está muy pero este yo qué cuál quién escribe explica cómo dónde cuándo son puedes o u sus ser tiene todos + ñ ¿ ¡",
+    "es": "el la de que y los en un una es por con para las del se no al lo su como más está muy pero este yo qué cuál quién escribe explica cómo dónde cuándo son puedes o u sus ser tiene todos a ni sin sobre entre hay fue ha esta + ñ ¿ ¡",
     "pt": "o de que e do da em um uma para é com não os as no na por mais dos como se foi ao você são eu das a quem nos nas aos à escreva explique onde quando qual ou seu sua seus suas pelo pela ser tem todos + ã õ",
     "nl": "de het een en van is dat niet op te zijn voor met die in er aan ook als bij maar om wordt ik je",
     "pl": "i w nie na się jest to z że do jak o co tak ale za jego od po przez są dla był + ł ą ę ż ś ć ź",
