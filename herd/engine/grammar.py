@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from herd.engine.request import Constraint
 from herd.errors import MissingDependencyError, RequestError, first_line
-from herd.text.call_spellings import PYTHONIC, WITH_JSON
+from herd.text.call_spellings import AHEAD, PYTHONIC, WITH_JSON
 from herd.text.messages import Tool
 from herd.text.tokenizer import Tokenizer
 
@@ -225,11 +225,14 @@ def free_calls(tools: Sequence[Tool], *, python_tag: bool = False, several: bool
     Held are all spellings that a parser of replies takes for calls (`text/call_spellings.py`). `python_tag` says that the
     tokenizer has <|python_tag|>, which may come before a call or before code. Without `several` a call ends the reply.
     """
-    calls = [f"call_{i}_{k}" for i in range(len(tools)) for k in range(len(WITH_JSON) + 1)]
+    calls = [f"call_{i}_{k}" for i in range(len(tools)) for k in range(len(WITH_JSON) + 1)] + ["ahead"]
     body = f"({' | '.join(calls)})* TEXT" if several else f"TEXT | ({' | '.join(calls)}) /{_CLOSING}/"
+    ahead = " | ".join(f"json_{i} /{_slashes(AHEAD.end_of(tool.name))}/" for i, tool in enumerate(tools))
     lines = [
         f"start: {'(TEXT <|python_tag|>)? ' if python_tag else ''}({body})",
         r"TEXT: /(.|\n)*/",
+        f"begin_ahead[lazy]: TEXT /{_slashes(AHEAD.begin)}/",
+        f"ahead: begin_ahead /{AHEAD.middle}/? ({ahead})",  # a lazy beginning ends before the space
         f'more: ({" | ".join(f"python_{i}" for i in range(len(tools)))}) ")"' if several else "",
     ]
     for i, tool in enumerate(tools):

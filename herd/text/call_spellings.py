@@ -29,6 +29,10 @@ class Spelling(NamedTuple):
         """The beginning of a call of one function."""
         return self.begin.replace("NAME", re.escape(name))
 
+    def end_of(self, name: str) -> str:
+        """The end of a call of one function whose name comes last."""
+        return self.end.replace("NAME", re.escape(name))
+
     def named(self, pattern: str = NAME, before: str = "", after: str = "") -> re.Pattern[str]:
         """The beginning of a call of any function, with a group `name`."""
         return re.compile(before + self.begin.replace("NAME", f"(?P<name>{pattern})") + after)
@@ -42,6 +46,14 @@ OUTER = rf'{_OPEN}"function"{_KEY}'
 TAGGED = Spelling("<function=NAME>", "", "</function>")
 # [f(a=1), g()], Llama 3.2's; what its values may be is said by `herd.text.pythonic` and the grammar
 PYTHONIC = Spelling(rf"\[{_SPACE}NAME{_SPACE}\(", "", rf"{_SHORT}\]")
+
+# <tool_call>{"arguments": {}, "name": "f"}</tool_call>, Hermes's: which schema held the arguments shows at their end, so that a
+# grammar follows those of all functions at once. Only in tags, where nothing else than a call can be meant.
+AHEAD = Spelling(
+    rf'<tool_call>{_SPACE}\{{{_SPACE}"(arguments|parameters)"{_SPACE}:',
+    r"[ \n]{1,8}",
+    rf'{_SHORT},{_SHORT}"name"{_SHORT}:{_SHORT}"NAME"{_SHORT}\}}',
+)
 
 WITH_JSON = (FLAT, TAGGED)
 """Spellings whose arguments are one JSON object."""

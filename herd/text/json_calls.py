@@ -4,12 +4,13 @@ import json
 import re
 from typing import Any
 
-from herd.text.call_spellings import FLAT, OUTER
+from herd.text.call_spellings import AHEAD, FLAT, NAME, OUTER
 from herd.text.messages import ToolCall
 
 KEYS = {"type", "name", "function", "parameters", "arguments", "id"}
 _SPACE = re.compile(r"[ \t\n\r]*")
-_FLAT, _NESTED = FLAT.named(), FLAT.named(before=OUTER)
+_FLAT, _NESTED, _AHEAD = FLAT.named(), FLAT.named(before=OUTER), re.compile(AHEAD.begin)
+_NAME = re.compile(NAME)
 
 
 def _no_constant(name: str) -> Any:
@@ -71,6 +72,20 @@ def json_calls(text: str, known: frozenset[str] | None) -> list[ToolCall]:
         return []
     found = [_call(item, known) for item in _objects(text)]
     return [call for call in found if call] if all(found) else []
+
+
+def tagged_calls(text: str, known: frozenset[str] | None) -> list[ToolCall]:
+    """The same of what begins with <tool_call>, where the arguments may also come before the name."""
+    inner = text.removeprefix("<tool_call>").lstrip()
+    if not _AHEAD.match(text):
+        return json_calls(inner, known)
+    value = json_value(inner)
+    if not isinstance(value, dict) or list(value)[1:] != ["name"]:
+        return []
+    arguments, name = value.values()
+    if not isinstance(arguments, dict) or not isinstance(name, str) or not _NAME.fullmatch(name):
+        return []
+    return [ToolCall(name, arguments)] if known is None or name in known else []
 
 
 class JsonEnd:

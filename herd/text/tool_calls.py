@@ -13,7 +13,7 @@ from collections import deque
 from itertools import groupby
 
 from herd.text.call_spellings import NAME, PYTHON_NAME, PYTHONIC
-from herd.text.json_calls import KEYS, JsonEnd, json_calls, json_value
+from herd.text.json_calls import KEYS, JsonEnd, json_calls, json_value, tagged_calls
 from herd.text.messages import BUILTIN_TOOLS, ToolCall
 from herd.text.pythonic import PythonEnd, pythonic_calls
 
@@ -270,7 +270,7 @@ class ReplyParser:
             if not character.isspace() or len(self._held) > 256:
                 self._replay(out)
         elif self._end.push(character):
-            calls = json_calls(self.held[len(_TOOL_CALL) :].lstrip(), self._known)
+            calls = tagged_calls(self.held, self._known)
             if calls:
                 self._found(calls, out)
                 self._mode, self._close = "close", _TOOL_CALL_CLOSE

@@ -237,6 +237,8 @@ def _written_calls(draw):
 @example('{"function": "get_weather", "arguments":{}}')
 @example('[{"name": "now", "parameters": {}},\n{"name": "get_weather"}]')
 @example("[now(), get_weather(city=1)]")
+@example('<tool_call>{"arguments": {"city": 1}, "name": "get_weather"}</tool_call>')
+@example('<tool_call>{"arguments": {"city": "Rome"}, "name": "now"}</tool_call>')
 @given(_written_calls())
 def test_no_call_that_is_parsed_escapes_its_schema(letters, text):
     """What the parser takes for a call the grammar has held: arguments outside the schema cannot have been written."""
@@ -255,6 +257,8 @@ def test_no_call_that_is_parsed_escapes_its_schema(letters, text):
         '{"id": "1", "type": "function", "function": {"name": "get_weather", "arguments": {"city": "Rome"}}}',
         '{"type": "function", "function": "get_weather", "parameters": {"city": "Rome"}}',
         'Well.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Rome"}}\n</tool_call>',
+        '<tool_call>\n{"arguments": {"city": "Rome"}, "name": "get_weather"}\n</tool_call>',
+        '<tool_call>{"arguments": {}, "name": "now"}</tool_call>',
         '[{"name": "now", "parameters": {}}, {"name": "get_weather", "parameters": {"city": "Rome"}}]',
         '<function=get_weather>{"city": "Rome"}</function>', '[get_weather(city="Rome")]', "[now()]",
         '[get_weather(city="Rome", days=3), now(), either(**{"city": "Rome"})]', '[{"name": "Bob"}]', "[x for x in now()]",
