@@ -34,7 +34,10 @@ class MessagesJob:
         self.messages, self.prefill = prefilled(with_preset(served, conversation(body)))
         self.notes: list[str] = []
         strict = {tool.name for tool in body.tools or () if tool.strict}
-        self.offer, self.check = relax(tools_of(served, body), None, self.notes, "tools", strict)
+        form = (body.output_config.format if body.output_config else None) or body.output_format
+        self.offer, self.check = relax(
+            tools_of(served, body), form.schema if form else None, self.notes, "output_config.format", strict
+        )
         self.accepted, self.replies = Accepted(), 1
         self.id = f"msg_{secrets.token_hex(12)}"
         self.watch, self.messages = watched(served, self.messages, self.prefill, id=self.id, user=share.user)
@@ -197,7 +200,7 @@ def _turn(message: AnthropicMessage, where: str, asked: set[str]) -> Iterator[Me
     text, calls = "", []
     for k, block in enumerate(message.content):
         at = f"{where}.content[{k}]"
-        if block.type == "text":
+        if block.type in (None, "text"):
             text += block.text or ""
         elif block.type in _CALLS and message.role == "assistant":
             calls.append(ToolCall(block.name or "", block.input or {}))
@@ -225,7 +228,7 @@ def _text(content: str | list[Block], where: str) -> str:
     if isinstance(content, str):
         return content
     for k, block in enumerate(content):
-        if block.type != "text":
+        if block.type not in (None, "text"):
             raise RequestError(
                 f"{where}[{k}].type is {block.type!r}; this model reads text only", param=f"{where}[{k}].type"
             )

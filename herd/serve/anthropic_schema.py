@@ -8,7 +8,7 @@ from herd.serve.schema import Body, Inner
 class Block(Inner, frozen=True, kw_only=True):
     """A part of a message: text, a call, or what a call gave."""
 
-    type: str = "text"
+    type: str | None = "text"
     text: str | None = None
     id: str | None = None
     name: str | None = None
@@ -43,6 +43,19 @@ class AnthropicChoice(Inner, frozen=True, kw_only=True):
     disable_parallel_tool_use: bool | None = None
 
 
+class OutputFormat(Inner, frozen=True, kw_only=True):
+    """A schema that the text is held to."""
+
+    type: Literal["json_schema"]
+    schema: dict[str, Any]
+
+
+class OutputConfig(Inner, frozen=True, kw_only=True):
+    """How the text is to be."""
+
+    format: OutputFormat | None = None
+
+
 class MessagesRequest(Body, frozen=True, kw_only=True):
     """POST /v1/messages, and /v1/messages/count_tokens."""
 
@@ -62,6 +75,7 @@ class MessagesRequest(Body, frozen=True, kw_only=True):
     service_tier: Any = None
     container: Any = None
     context_management: Any = None
-    output_config: Any = None
+    output_config: OutputConfig | None = None
+    output_format: OutputFormat | None = None  # its earlier name
     cache_control: Any = None
     inference_geo: Any = None

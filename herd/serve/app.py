@@ -121,6 +121,8 @@ class Api:
     async def model(self, request: Request) -> Response:
         """A model by its name."""
         models = self._models
+        if not request.path_params["name"]:
+            return await self.models(request)
         return _Json(_described(models.card(request.path_params["name"]), models.states))
 
     async def chat(self, request: Request) -> Response:

@@ -61,7 +61,7 @@ class CompletionJob:
         if isinstance(prompt, list):
             return prompt
         start = [] if tokenizer.bos_id is None else [tokenizer.bos_id]
-        if self.body.suffix is not None:
+        if self.body.suffix:
             special = tokenizer.special_tokens
             names = next((names for names in _BETWEEN if all(name in special for name in names)), None)
             if names is None:

@@ -65,9 +65,16 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def decode(data: bytes, kind: type[Any]) -> Any:
-    """A request's body as `kind`; ApiError naming the field that is wrong."""
+    """A request's body as `kind`; ApiError naming the field that is wrong. A null is as if the field were not there, known or not."""
     try:
-        return msgspec.json.decode(data, type=kind)
+        try:
+            return msgspec.json.decode(data, type=kind)
+        except msgspec.ValidationError:
+            given = msgspec.json.decode(data, type=dict[str, msgspec.Raw])
+            left = {name: value for name, value in given.items() if bytes(value) != b"null"}
+            if len(left) == len(given):
+                raise
+            return msgspec.json.decode(msgspec.json.encode(left), type=kind)
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         param = where.rstrip("`").lstrip(".") or None

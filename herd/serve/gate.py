@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from herd.errors import ConfigError
@@ -178,6 +179,9 @@ class Gate:
             await self._app(scope, receive, send)
             return
         prefix = self._settings.root_path
+        if prefix and scope["path"] == prefix:  # the page's own links begin after a slash
+            await RedirectResponse(f"{prefix}/")(scope, receive, send)
+            return
         if prefix and scope["path"].startswith(f"{prefix}/"):  # a proxy may pass the prefix on or take it away
             scope = {**scope, "path": scope["path"][len(prefix) :]}
         started = time.monotonic()

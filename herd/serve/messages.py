@@ -27,7 +27,7 @@ def text_of(content: str | Sequence[ContentPart] | None, where: str) -> str:
     if content is None or isinstance(content, str):
         return content or ""
     for i, part in enumerate(content):
-        if part.type not in _TEXT:
+        if part.type is not None and part.type not in _TEXT:
             raise RequestError(
                 f"{where}[{i}].type is {part.type!r}; this model reads text only", param=f"{where}[{i}].type"
             )

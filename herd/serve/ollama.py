@@ -39,7 +39,7 @@ class OllamaFunction(Inner, frozen=True, kw_only=True):
     """A call's function."""
 
     name: str
-    arguments: dict[str, Any] = {}
+    arguments: dict[str, Any] | None = None
 
 
 class OllamaCall(Inner, frozen=True, kw_only=True):
@@ -135,7 +135,7 @@ def _translated(body: OllamaRequest) -> ChatRequest:
                 f"{where}.role is {message.role!r}; expected system, user, assistant or tool", param=f"{where}.role"
             )
         calls = [
-            CallPart(id=f"{i}.{k}", function=CalledFunction(name=call.function.name, arguments=msgspec.json.encode(call.function.arguments).decode()))
+            CallPart(id=f"{i}.{k}", function=CalledFunction(name=call.function.name, arguments=msgspec.json.encode(call.function.arguments or {}).decode()))
             for k, call in enumerate(message.tool_calls or ())
         ]  # fmt: skip
         waiting += [call.id for call in calls]

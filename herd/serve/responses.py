@@ -40,13 +40,13 @@ class ResponseJob:
         self.params = sampling(served, body, max_tokens=body.max_output_tokens)
         self.items = _input(served, body, share.user)
         self.messages = with_preset(served, _messages(self.items, body.instructions))
-        self.custom = frozenset(tool.name for tool in body.tools or () if tool.type == "custom")
+        self.custom = frozenset(tool.name or "" for tool in body.tools or () if tool.type == "custom")
         self.notes: list[str] = []
         form = body.text.format if body.text else None
         content = {"type": "object"} if isinstance(form, JsonObjectFormat) else None
         if isinstance(form, SchemaText):
             content = form.schema or {"type": "object"}
-        strict = {tool.name for tool in body.tools or () if tool.strict}
+        strict = {tool.name or "" for tool in body.tools or () if tool.strict}
         if isinstance(form, SchemaText) and form.strict:
             strict.add("text.format")
         self.offer, self.check = relax(self._offer(), content, self.notes, "text.format", strict)
@@ -61,7 +61,7 @@ class ResponseJob:
         for i, tool in enumerate(self.body.tools or ()):
             if tool.type in ("function", "custom"):
                 parameters = FREE_TEXT if tool.type == "custom" else tool.parameters
-                tools.append(function(tool.name, tool.description, parameters, f"tools[{i}]"))
+                tools.append(function(tool.name or "", tool.description, parameters, f"tools[{i}]"))
             else:
                 self.notes.append(f"tools[{i}]: this server has no {tool.type}")
         choice, parallel, own = self.body.tool_choice, self.body.parallel_tool_calls, self.served.toolbox.tools
@@ -169,12 +169,12 @@ def _messages(items: Sequence[Any], instructions: str | None) -> list[Any]:
             output = text_of(item.output, f"{where}.output")
             chat.append(ChatMessage(role="tool", content=output, tool_call_id=item.call_id))
         elif isinstance(item, CallItem):
-            _add_call(chat, item.call_id, item.name, item.arguments)
+            _add_call(chat, item.call_id, item.name, item.arguments or "")
         elif isinstance(item, CustomCallItem):
-            _add_call(chat, item.call_id, item.name, msgspec.json.encode({"input": item.input}).decode())
+            _add_call(chat, item.call_id, item.name, msgspec.json.encode({"input": item.input or ""}).decode())
         elif isinstance(item, RanItem):
             name = f"ran_{i}"
-            _add_call(chat, name, item.name, item.arguments)
+            _add_call(chat, name, item.name, item.arguments or "")
             chat.append(ChatMessage(role="tool", content=item.output or "", tool_call_id=name))
         else:
             assert isinstance(item, ReasoningItem)

@@ -9,7 +9,7 @@ class ResponsesTool(Inner, frozen=True, kw_only=True):
     """A tool on offer: a function, or a custom one that takes free text. Tools of OpenAI's own are left out."""
 
     type: str
-    name: str = ""
+    name: str | None = None
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -36,7 +36,7 @@ class CallItem(Inner, tag="function_call", tag_field="type", frozen=True, kw_onl
 
     call_id: str
     name: str
-    arguments: str = ""
+    arguments: str | None = None
 
 
 class CallOutputItem(Inner, tag="function_call_output", tag_field="type", frozen=True, kw_only=True):
@@ -51,7 +51,7 @@ class CustomCallItem(Inner, tag="custom_tool_call", tag_field="type", frozen=Tru
 
     call_id: str
     name: str
-    input: str = ""
+    input: str | None = None
 
 
 class CustomOutputItem(Inner, tag="custom_tool_call_output", tag_field="type", frozen=True, kw_only=True):
@@ -65,7 +65,7 @@ class RanItem(Inner, tag="mcp_call", tag_field="type", frozen=True, kw_only=True
     """A call that the server ran itself, as it returned it."""
 
     name: str
-    arguments: str = ""
+    arguments: str | None = None
     output: str | None = None
 
 
@@ -81,7 +81,7 @@ Item = (
 class SchemaText(Inner, tag="json_schema", tag_field="type", frozen=True, kw_only=True):
     """JSON of one schema."""
 
-    name: str = "reply"
+    name: str | None = "reply"
     schema: dict[str, Any] | None = None
     description: str | None = None
     strict: bool | None = None

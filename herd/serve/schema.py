@@ -37,7 +37,7 @@ class Ignored(Body, frozen=True, kw_only=True):
 class ContentPart(Inner, frozen=True, kw_only=True):
     """A part of a message: text, or a refusal that is text too."""
 
-    type: str = "text"
+    type: str | None = "text"
     text: str | None = None
     refusal: str | None = None
 
@@ -105,7 +105,7 @@ class ChosenTool(Inner, frozen=True, kw_only=True):
 class JsonSchema(Inner, frozen=True, kw_only=True):
     """A schema that the reply is always held to; `strict` refuses what no grammar holds."""
 
-    name: str = "reply"
+    name: str | None = "reply"
     schema: dict[str, Any] | None = None
     strict: bool | None = None
 
@@ -193,7 +193,7 @@ class EmbeddingsRequest(Ignored, frozen=True, kw_only=True):
     priority: int | None = None
 
 
-class ModerationsRequest(Body, frozen=True, kw_only=True):
+class ModerationsRequest(Ignored, frozen=True, kw_only=True):
     """POST /v1/moderations. `model` may be any name: the server has one judge."""
 
     input: str | list[str | ContentPart]

@@ -81,6 +81,14 @@ def test_anthropics_calls_are_held_to_their_schema(server):
     assert block["input"]["n"] in (1, 2)
 
 
+def test_anthropics_text_is_held_to_a_schema(server):
+    form = {"type": "json_schema", "schema": {"type": "object", "properties": {"n": {"enum": [1, 2]}}, "required": ["n"], "additionalProperties": False}}  # fmt: skip
+    body = {"messages": [{"role": "user", "content": "Pick."}], "max_tokens": 40}
+    for fields in ({"output_config": {"format": form, "effort": "low"}}, {"output_format": form}):
+        (block,) = server.post("/v1/messages", {**body, **fields}).json()["content"]
+        assert json.loads(block["text"])["n"] in (1, 2)
+
+
 def test_ollamas_chat_lists_and_version(server):
     (listed,) = httpx.get(server.url + "/api/tags").json()["models"]
     assert listed["name"] == listed["model"] == "smollm2-135m:latest"  # clients add the tag, then look for the name

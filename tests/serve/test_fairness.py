@@ -168,7 +168,15 @@ def test_settings_of_a_file_are_those_of_flags(tmp_path):
     )
     with serving(tmp_path, "--config", str(tmp_path / "serve.toml"), "--max-prompt", "50") as server:
         assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "llama"
-        for path in ("/llm/v1/models", "/llm/", "/llm/page/app.js", "/llm/docs", "/llm/page/docs.css"):
+        assert httpx.get(server.url + "/llm").headers["location"] == "/llm/"
+        for path in (
+            "/llm/v1/models",
+            "/llm/v1/models/",
+            "/llm/",
+            "/llm/page/app.js",
+            "/llm/docs",
+            "/llm/page/docs.css",
+        ):
             assert httpx.get(server.url + path).status_code == 200, path
         assert 'src="page/app.js"' in httpx.get(server.url + "/llm/").text
         answer = server.chat("word " * 45)

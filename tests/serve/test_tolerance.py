@@ -2,12 +2,18 @@
 
 import json
 import time
+from typing import get_args
 
 import httpx
 import pytest
+from msgspec import inspect
 
 from herd.engine.agent import Part
 from herd.engine.schemas import relaxed
+from herd.serve.anthropic_schema import MessagesRequest
+from herd.serve.ollama import OllamaRequest
+from herd.serve.responses_schema import Item, ResponsesRequest
+from herd.serve.schema import ChatRequest, CompletionRequest, EmbeddingsRequest, ModerationsRequest, TokenizeRequest
 from herd.serve.schema_check import SchemaCheck, violations
 from tests.serve.test_chat import WEATHER
 
@@ -21,6 +27,36 @@ IGNORED = {
 
 def call(arguments, name="get_weather"):
     return {"id": "c1", "type": "function", "index": 0, "function": {"name": name, "arguments": arguments, "parsed_arguments": None}}  # fmt: skip
+
+
+BODIES = (ChatRequest, CompletionRequest, EmbeddingsRequest, ModerationsRequest, TokenizeRequest, ResponsesRequest, MessagesRequest, OllamaRequest, *get_args(Item))  # fmt: skip
+
+
+def test_every_field_that_may_be_left_out_may_be_null():
+    refused, seen, left = [], set(), [inspect.type_info(kind) for kind in BODIES]
+    while left:
+        kind = left.pop()
+        if isinstance(kind, inspect.StructType) and kind.cls not in seen:
+            seen.add(kind.cls)
+            left += [field.type for field in kind.fields]
+            refused += [
+                (kind.cls.__name__, field.name) for field in kind.fields
+                if not field.required and not isinstance(field.type, inspect.AnyType)
+                and not (isinstance(field.type, inspect.UnionType) and field.type.includes_none)
+            ]  # fmt: skip
+        left += getattr(kind, "types", ())
+        left += [getattr(kind, name) for name in ("item_type", "value_type") if hasattr(kind, name)]
+    assert len(seen) > 30
+    assert refused == []
+
+
+def test_null_is_as_if_the_field_were_not_there_and_others_are_refused(server):
+    path, unknown = "/v1/chat/completions", ("functions", "audio", "web_search_options", "x")
+    assert server.post(path, {**ASK, **dict.fromkeys(unknown)}).status_code == 200
+    for name in unknown:
+        assert server.post(path, {**ASK, **dict.fromkeys(unknown), name: {}}).json()["error"]["param"] == name
+    assert server.post("/v1/moderations", {"input": "Hi", "user": "u", "metadata": {}}).status_code == 200
+    assert server.post("/v1/completions", {"prompt": "Hi", "suffix": "", "max_tokens": 1}).status_code == 200
 
 
 @pytest.mark.parametrize(
