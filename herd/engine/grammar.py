@@ -283,5 +283,5 @@ def _python_values(i: int, schema: dict[str, Any]) -> list[str]:
 def _arguments(tool: Tool) -> dict[str, Any]:
     """The schema of a tool's arguments, which are always an object; of a tool without one, an empty one."""
     return (
-        {"type": "object", **tool.parameters} if tool.parameters else {"type": "object", "additionalProperties": False}
+        {**tool.parameters, "type": "object"} if tool.parameters else {"type": "object", "additionalProperties": False}
     )

@@ -102,6 +102,12 @@ def function(name: str, description: str | None, parameters: dict[str, Any] | No
         )
     if parameters and _depth(parameters) > _DEEPEST:
         raise RequestError(f"{where}.parameters is nested deeper than {_DEEPEST} levels", param=f"{where}.parameters")
+    kind = (parameters or {}).get("type")
+    if kind not in (None, "object") and not (isinstance(kind, list) and "object" in kind):
+        raise RequestError(
+            f"{where}.parameters.type is {str(kind)[:80]!r}; expected 'object', whose properties are the arguments",
+            param=f"{where}.parameters",
+        )
     return Tool(name, description or "", parameters or NOTHING)
 
 

@@ -193,13 +193,23 @@ def test_strict_schemas_are_refused_where_no_grammar_holds_them(server):
 
 
 @pytest.mark.parametrize(
-    "change", [{"properties": -1}, {"required": True}, {"required": [{}]}, {"type": 7}, {"anyOf": []}, {"items": "x"}]
+    "change", [{"properties": -1}, {"required": True}, {"required": [{}]}, {"anyOf": []}, {"items": "x"}]
 )  # fmt: skip
 def test_what_is_no_schema_is_named(server, change):
     tool = {"type": "function", "function": {"name": "pick", "parameters": {"type": "object", **change}}}
     answer = server.post("/v1/chat/completions", {**ASK, "tools": [tool]})
     key = next(iter(change))
     assert (answer.status_code, f"the parameters of pick: {key} at $ is" in answer.text) == (400, True), answer.text
+
+
+@pytest.mark.parametrize("kind", ["array", ["string", "null"], 7])
+def test_arguments_are_an_object(server, kind):
+    tool = {"type": "function", "function": {"name": "pick", "parameters": {"type": kind}}}
+    answer = server.post("/v1/chat/completions", {**ASK, "tools": [tool]})
+    assert (answer.status_code, "parameters.type is" in answer.text) == (400, True), answer.text
+    tool["function"]["parameters"] = {"type": ["null", "object"], "additionalProperties": False}
+    answer = server.post("/v1/chat/completions", {**ASK, "max_tokens": 30, "tools": [tool], "tool_choice": "required"})
+    assert answer.json()["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
 @pytest.mark.parametrize(
