@@ -60,11 +60,11 @@ class Metrics:
         """A check of the Shield fired, or failed."""
         (self.safety_failed if one.failure else self.safety).labels(f"{one.where}.{one.check}", one.action).inc()
 
-    def observe(self, name: str, engine: Engine | None) -> None:
-        """Note how full a model's engine is; None for a model that is not in memory."""
+    def observe(self, name: str, engine: Engine | None, line: int = 0) -> None:
+        """Note how full a model's engine is, None for a model that is not in memory, and how many wait for it to be."""
         load = Load(0, 0, 0, 0, 0) if engine is None else engine.load()
         self.loaded.labels(name).set(engine is not None)
-        self.waiting.labels(name).set(load.waiting)
+        self.waiting.labels(name).set(load.waiting + line)
         self.running.labels(name).set(load.running)
         self.blocks.labels(name, "free").set(load.free_blocks)
         self.blocks.labels(name, "used").set(load.blocks - load.free_blocks)

@@ -272,7 +272,7 @@ class Models:
         """Note for the metrics how full each engine is."""
         for name, place in self._places.items():
             served = place.served
-            self.metrics.observe(name, None if served is None else served.engine)
+            self.metrics.observe(name, None if served is None else served.engine, len(place.line))
 
     def close(self) -> None:
         """Stop everything; called when no request is left, off the event loop."""
