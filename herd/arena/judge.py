@@ -14,6 +14,7 @@ from herd.arena.kinds import reveals
 from herd.arena.replies import Prompt, Replies
 from herd.arena.votes import Vote, Votes, Winner, style_difference
 from herd.progress import Progress, silent
+from herd.text.verdict import last_verdict
 
 Verdict = Winner | None  # None: the judge said nothing that is a verdict
 Judge = Callable[[Prompt, str, str], Awaitable[Verdict]]
@@ -53,8 +54,8 @@ def model_judge(contestant: Contestant) -> Judge:
         reference = f"\n<reference>\n{prompt.answer}\n</reference>\n" if prompt.answer else ""
         asked = _ASK.format(prompt=prompt.prompt, reference=reference, left=left, right=right)
         said = "".join([piece async for piece in contestant.reply(asked)])
-        found = re.findall(r"\[\[([ABCD])\]\]", said)
-        return _VERDICTS[found[-1]] if found else None
+        found = last_verdict(said, _VERDICTS)
+        return None if found is None else _VERDICTS[found]
 
     return judge
 

@@ -2,7 +2,6 @@
 2406.11939), in words of our own: both orders are asked, since judges like a place, and every verdict is kept with the judge's words.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,13 +13,13 @@ from herd.evals.prompts import Item
 from herd.evals.task import Task
 from herd.statistics import Interval, mean
 from herd.text.messages import Message
+from herd.text.verdict import last_verdict
 
 if TYPE_CHECKING:
     from herd.evals.run import Result
 
 SECOND = " turn 2"
 SCORES = {"A>>B": 1.0, "A>B": 1.0, "A": 1.0, "A=B": 0.5, "C": 0.5, "B=A": 0.5, "B>A": 0.0, "B>>A": 0.0, "B": 0.0, "B<A": 1.0, "B<<A": 1.0, "A<B": 0.0, "A<<B": 0.0}  # fmt: skip
-_VERDICT = re.compile(r"\[\[\s*(" + "|".join(map(re.escape, sorted(SCORES, key=len, reverse=True))) + r")\s*\]\]")
 SYSTEM = """You compare two assistants' answers to the same person and say which one serves that person better. First work out what a good answer would be. \
 Then look at both for mistakes, for what is missing, for what was not asked, and for clarity. Length, order and tone are no merits in themselves. Give your \
 reasons in a few sentences, then end with exactly one of:
@@ -52,8 +51,8 @@ def _again(one: Item, key: str, messages: tuple[Message, ...]) -> Item:
 
 def verdict(text: str) -> float | None:
     """A's score in the judge's last verdict: 1 better, 0.5 equal, 0 worse; None where there is none."""
-    found = _VERDICT.findall(text)
-    return SCORES[found[-1]] if found else None
+    found = last_verdict(text, SCORES)
+    return None if found is None else SCORES[found]
 
 
 class Judged(msgspec.Struct, frozen=True, kw_only=True):
