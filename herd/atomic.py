@@ -1,9 +1,21 @@
 """Writing without ever leaving half a file: a temporary name, fsync, rename; and the whole lines of a file that is appended to."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """A full disk is told with the path that was written to, which the system does not say."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = str(path)
+        raise
 
 
 @contextlib.contextmanager
@@ -23,7 +35,8 @@ def atomic_files(paths: Sequence[Path]) -> Iterator[list[Path]]:
     temporaries = [_beside(path) for path in paths]
     placed: list[Path] = []
     try:
-        yield temporaries
+        with writing(paths[0]):
+            yield temporaries
         for temporary in temporaries:
             flush(temporary)
         for temporary, path in zip(temporaries[1:], paths[1:], strict=True):
@@ -45,7 +58,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     temporary = _beside(path)
     temporary.mkdir(parents=True)
     try:
-        yield temporary
+        with writing(path):
+            yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 flush(file)

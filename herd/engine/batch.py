@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from herd import config as settings
-from herd.atomic import atomic_file
+from herd.atomic import atomic_file, writing
 from herd.engine.engine import Engine
 from herd.engine.request import Completion, Request, SamplingParams
 from herd.errors import ConfigError, RequestError
@@ -119,7 +119,7 @@ def run_batch(engine: Engine, prompter: Prompter, source: Path, out: Path, progr
     requests = (prompter.request(p.text, system=p.system, params=p.params, name=str(p.line)) for p in todo)
     answered, total = len(done), sum(p.params.n for p in prompts)
     failed: list[Completion] = []
-    with out.open("ab") as file:
+    with writing(out), out.open("ab") as file:
         for completion in engine.run(requests):
             line = int(completion.request.id)
             if (line, completion.index) in done:

@@ -39,12 +39,12 @@ def prepared(
     say: Callable[[str], None] = lambda _: None,
 ) -> Checkpoint:
     """`quantized` with rounding for inputs like those on `text`, and if `tuned` with trained scales. Needs torch."""
+    chunks = _calibration(source, text)
     try:
         from herd.model.calibrate import checkpoint_moments
         from herd.model.tune import tune
     except ImportError as error:
         raise MissingDependencyError("--calibrate runs the model in torch; pip install 'llama-herd[torch]'") from error
-    chunks = _calibration(source, text)
     small = quantized(source, fmt, checkpoint_moments(source, chunks, progress), embedding, say)
     if not tuned:
         return small

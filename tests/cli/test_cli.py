@@ -89,6 +89,7 @@ def test_bad_input_is_one_line_and_status_2(arguments, word, smollm):
         (("inspect", "x" * 300), "is not here"),
         (("generate", "--batch", "in.jsonl", "--out", "missing/out.jsonl"), "missing/out.jsonl: No such file"),
         (("generate", "--batch", "in.jsonl", "--out", "."), "Is a directory"),
+        (("generate", "--batch", "in.jsonl", "--out", "/dev/full"), "/dev/full: No space left on device"),
         (("generate", "--batch", ".", "--out", "out.jsonl"), "cannot be read"),
         (("generate", "--batch", "/dev/zero", "--out", "out.jsonl"), "/dev/zero:1: a line of more than 16 MiB"),
         (("generate", "--file", "/dev/zero"), "/dev/zero: is longer than 256 MiB"),

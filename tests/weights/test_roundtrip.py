@@ -6,13 +6,15 @@ import json
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import gguf
 import numpy as np
 import pytest
 import torch
 
-from herd.errors import ConfigError, FormatError
+from herd.atomic import atomic_file, atomic_folder
+from herd.errors import ConfigError, FormatError, in_one_line
 from herd.family import shape
 from herd.quant.finite import broken_row
 from herd.quant.quantize import quantize
@@ -423,3 +425,11 @@ def test_broken_scales_of_blocks_are_found(fmt):
     assert broken_row(raw, fmt) is None
     values[3, 300] = 1e9
     assert broken_row(quantize(values, fmt), fmt) == 3
+
+
+@pytest.mark.parametrize("atomic", [atomic_file, atomic_folder])
+def test_a_full_disk_is_told_with_the_path_and_leaves_nothing(atomic, tmp_path):
+    with pytest.raises(OSError, match=r"No space left on device: .*wanted") as caught, atomic(tmp_path / "wanted"):
+        Path("/dev/full").write_bytes(b"x" * 100_000)
+    assert in_one_line(caught.value) == f"{tmp_path / 'wanted'}: No space left on device"
+    assert not list(tmp_path.iterdir())
