@@ -24,15 +24,14 @@ from herd.weights.pth import PthFile, write_pth
 from herd.weights.sidecars import read_declared, read_tokenizer, write_declared, write_tokenizer
 
 _IGNORED = {"rope.freqs"}
-_REFUSED = (
-    "moe",
-    "num_experts",
-    "vision_chunk_size",
-    "lora_args",
-    "quantization_args",
-    "nope_layer_interval",
-    "attention_chunk_size",
-)
+COMPUTED = (
+    "dim", "n_layers", "n_heads", "n_kv_heads", "norm_eps", "rope_theta", "use_scaled_rope",
+    # what Meta's readers take from elsewhere, or Llama 4's write
+    "head_dim", "max_seq_len", "rope_scaling_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_context",
+)  # fmt: skip
+HARMLESS = (  # the tensors say their sizes
+    "vocab_size", "multiple_of", "ffn_dim_multiplier", "hidden_dim", "max_batch_size", "model_parallel_size", "vision_max_num_chunks",
+)  # fmt: skip
 # Meta's params.json does not say the factor of 3.2's rotary scaling; these widths are the 3.2 models'.
 _FACTOR_32_WIDTHS = (2048, 3072)
 
@@ -89,9 +88,18 @@ def _tokenizer(folder: Path) -> Tokenizer:
 
 
 def _config(params: dict[str, Any], shards: list[PthFile], where: str) -> ModelConfig:
-    for key in _REFUSED:
-        if params.get(key) not in (None, 0, -1, False, {}):
-            raise FormatError(f"{where}/params.json: has {key}; herd does not run models with that feature")
+    params = {key: value for key, value in params.items() if value is not None}
+    for key, value in params.items():
+        if key not in COMPUTED and key not in HARMLESS and value not in (0, -1, "", [], {}):
+            raise FormatError(
+                f"{where}/params.json: {key} is {value!r:.60}; herd does not run models with that feature"
+            )
+    if not isinstance(params.get("use_scaled_rope", False), bool):
+        raise FormatError(
+            f"{where}/params.json: use_scaled_rope is {params['use_scaled_rope']!r:.60}; expected true or false"
+        )
+    if "rope_theta" not in params:  # Llama 2's readers take 10,000, Llama 3's 500,000
+        raise FormatError(f"{where}/params.json: rope_theta is missing; add the one that the model was trained with")
     dim, heads, layers = (positive_int(params, key, where) for key in ("dim", "n_heads", "n_layers"))
     sizes: dict[str, int] = {}
     for name, axis in (("tok_embeddings.weight", 0), ("layers.0.feed_forward.w1.weight", 0)):

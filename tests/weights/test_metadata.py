@@ -13,12 +13,14 @@ from herd.errors import FormatError, HerdError
 from herd.family import shape
 from herd.rotary import RopeScaling
 from herd.text._bpe import Strings
-from herd.weights import gguf_config, hf_config
+from herd.weights import gguf_config, hf_config, meta
+from herd.weights.convert import convert
 from herd.weights.dialog_files import recommended
 from herd.weights.gguf_config import check_keys, config_from_gguf, config_to_gguf
 from herd.weights.gguf_tokenizer import tokenizer_from_gguf
 from herd.weights.hf_config import config_from_hf, config_to_hf
-from tests.models import stored
+from herd.weights.open import open_checkpoint
+from tests.models import random_checkpoint, stored
 
 ROOT = Path(__file__).parents[2]
 LLAMA_CPP = json.loads((ROOT / "tests" / "data" / "llama_cpp_names.json").read_text())
@@ -175,10 +177,35 @@ def test_other_rotary_scalings_are_refused(rope, word):
         config_from_hf({**config_to_hf(TINY), "rope_scaling": rope}, "here")
 
 
+@pytest.mark.parametrize(
+    "change, word",
+    [({"sliding_window": 4096}, "sliding_window is 4096"), ({"moe_args": {"num_experts": 16}}, "moe_args"), ({"use_qk_norm": True}, "use_qk_norm"),
+     ({"lora_args": {"rank": 16}}, "lora_args"), ({"vision_chunk_size": 448}, "vision_chunk_size"), ({"something": "new"}, "something"),
+     ({"use_scaled_rope": "false"}, "use_scaled_rope is 'false'"), ({"rope_theta": None}, "rope_theta is missing"), ({"dim": 10**400}, "dim|tensor"),
+     ({"n_heads": None}, "n_heads"), ({"norm_eps": "small"}, "norm_eps")],
+)  # fmt: skip
+def test_what_params_json_says_is_computed_or_refused(change, word, tmp_path):
+    source = random_checkpoint(shape("tiny-3.1"))
+    convert(source, tmp_path / "meta", "meta")
+    path = tmp_path / "meta" / "params.json"
+    params = json.loads(path.read_text())
+    harmless = {
+        "vision_chunk_size": -1,
+        "max_batch_size": 32,
+        "vision_num_cross_attention_layers": -1,
+        "quantization_args": None,
+    }
+    path.write_text(json.dumps({**params, **harmless}))
+    assert open_checkpoint(tmp_path / "meta").config == source.config
+    path.write_text(json.dumps({**params, **change}))
+    with pytest.raises(HerdError, match=word):
+        open_checkpoint(tmp_path / "meta")
+
+
 def test_the_docs_name_every_key():
     for table in (gguf_config.COMPUTED, gguf_config.HARMLESS, gguf_config.PLAIN, gguf_config.TOKENIZER_PLAIN):
         assert [key for key in table if f"`{key.removeprefix('llama.')}`" not in DOCS and f"`{key}`" not in DOCS] == []
-    for table in (hf_config.COMPUTED, hf_config.HARMLESS, hf_config.PLAIN):
+    for table in (hf_config.COMPUTED, hf_config.HARMLESS, hf_config.PLAIN, meta.COMPUTED, meta.HARMLESS):
         assert [key for key in table if f"`{key}`" not in DOCS] == []
 
 
