@@ -191,6 +191,11 @@ def open_gguf(path: Path) -> Checkpoint:
     tensors: dict[str, StoredTensor] = {}
     for name, tensor in raw.items():
         canonical = to_canonical(name, "gguf")
+        if name.startswith("rope_factors_"):
+            raise FormatError(
+                f"{where}: {name} is of longrope scaling, by which a position's angle depends on how long its sequence becomes; "
+                "herd does not run it"
+            )
         if canonical is None:
             raise FormatError(
                 f"{where}: tensor {name} has no place in the Llama architecture; herd does not run this model"

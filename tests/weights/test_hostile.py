@@ -354,3 +354,12 @@ def test_a_folder_with_links_folders_and_odd_names_has_the_one_model_in_it(files
         open_checkpoint(tmp_path)
     shutil.copy(files / "x.gguf", tmp_path / "Model-00000-of-00000.GGUF")  # no part of a set: parts count from 1
     assert open_checkpoint(tmp_path).config == shape("tiny-3.1")
+
+
+@pytest.mark.parametrize("name", ["rope_factors_long.weight", "rope_factors_short.weight"])
+def test_the_factors_of_longrope_are_refused_with_the_reason(name, tmp_path):
+    body = string(b"general.architecture") + struct.pack("<I", 8) + string(b"llama")
+    body += string(name.encode()) + struct.pack("<IQIQ", 1, 16, 0, 0)
+    (tmp_path / "x.gguf").write_bytes(gguf(tensors=1, keys=1, body=body) + bytes(96))
+    with pytest.raises(FormatError, match=f"{name} is of longrope scaling"):
+        open_gguf(tmp_path / "x.gguf")
