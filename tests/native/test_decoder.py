@@ -120,6 +120,20 @@ def test_block_formats_differ_by_no_more_than_8_bit_activations_do(fmt):
     assert np.abs(ours - theirs).max() < 0.2
 
 
+@pytest.mark.parametrize("isa", native.instruction_sets())
+def test_activations_too_small_for_their_inverse_keep_their_order(isa):
+    checkpoint = in_format(random_checkpoint(small()), "Q8_0")
+    chosen = []
+    for times in (1, 1e-33):
+        norm = StoredTensor.of(checkpoint.tensors["norm.weight"].float32() * np.float32(times))
+        scaled = dataclasses.replace(checkpoint, tensors={**checkpoint.tensors, "norm.weight": norm})
+        row = Row(TOKENS, 0, list(range(10)), Sampling(EVERY_TOP, 0, 0))
+        result = NativeBackend(scaled, threads=1, isa=isa).step(StepPlan([row]))[0]
+        assert result.finite
+        chosen.append(result.token)
+    assert chosen[0] == chosen[1]
+
+
 @pytest.mark.parametrize("fmt", ["Q4_0", "Q4_1", "Q8_0", "Q5_0", "Q6_K", "F16"])
 def test_instruction_sets_agree(fmt):
     checkpoint = in_format(random_checkpoint(small()), fmt)

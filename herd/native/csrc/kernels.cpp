@@ -163,6 +163,7 @@ void tile_rows(const Matrix& w, int index, const Activations& x, int first, int 
     for (; row + ROWS <= last; row += ROWS) one_tile<K, ROWS>(w, tile, x, row, out + size_t(row) * stride, stride);
   };
   by.template operator()<WIDE>();
+  if constexpr (WIDE > 8) by.template operator()<8>();
   if constexpr (INTEGER) by.template operator()<4>();
   if constexpr (WIDE > 2) by.template operator()<2>();
   by.template operator()<1>();
@@ -199,7 +200,7 @@ void quantize(const Activations& x, int row) {
     x.unit[row] = nan;
     return;
   }
-  const float unit = largest_of_all / (127.0f * ACT_SCALES), inverse_unit = unit > 0 ? 1 / unit : 0;
+  const float unit = std::max(largest_of_all / (127.0f * ACT_SCALES), FLT_MIN), inverse_unit = 1 / unit;  // of a smaller one: infinity
   x.unit[row] = unit;
   for (int b = 0; b < count; b++, from += ACT_BLOCK) {
     ActBlock& block = blocks[b];
