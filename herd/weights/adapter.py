@@ -26,8 +26,15 @@ _PLAIN: dict[str, tuple[Any, ...]] = {
     # key of adapter_config.json -> values that mean plain LoRA
     "peft_type": ("LORA",), "bias": ("none", None), "use_dora": (False, None), "fan_in_fan_out": (False, None),
     "modules_to_save": (None, []), "rank_pattern": (None, {}), "alpha_pattern": (None, {}), "alora_invocation_tokens": (None,),
-    "trainable_token_indices": (None, {}, []), "lora_bias": (False, None), "use_bdlora": (None,),
+    "trainable_token_indices": (None, {}, []), "lora_bias": (False, None), "use_bdlora": (None,), "use_rslora": (True, False, None),
+    # others (pissa, olora, corda, lora_ga, loftq) change the base too: added to it as it was, such an adapter is another model
+    "init_lora_weights": (True, False, None, "gaussian", "eva", "orthogonal"),
 }  # fmt: skip
+_HARMLESS = (
+    "task_type", "auto_mapping", "peft_version", "base_model_name_or_path", "revision", "inference_mode", "r", "lora_alpha",
+    "target_modules", "exclude_modules", "lora_dropout", "layers_to_transform", "layers_pattern", "megatron_config",
+    "megatron_core", "loftq_config", "eva_config", "corda_config", "lora_ga_config", "qalora_group_size", "runtime_config",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -43,9 +50,9 @@ def read_adapter(folder: Path, head_dim: int) -> Adapter:
     from herd.weights.hf import SafetensorsFile
 
     settings = read_json(folder / "adapter_config.json")
-    for key, plain in _PLAIN.items():
-        if key in settings and settings[key] not in plain:
-            raise FormatError(f"{folder}: {key} is {settings[key]!r}; herd reads plain LoRA adapters")
+    for key, value in settings.items():
+        if key not in _HARMLESS and value not in _PLAIN.get(key, (None, False, [], {})):
+            raise FormatError(f"{folder}: {key} is {value!r:.60}; herd reads plain LoRA adapters")
     rank = positive_int(settings, "r", str(folder))
     divisor = math.sqrt(rank) if settings.get("use_rslora") else rank
     found: dict[str, dict[str, NDArray[np.float32]]] = {}
@@ -55,7 +62,11 @@ def read_adapter(folder: Path, head_dim: int) -> Adapter:
         if canonical is None or kind not in ("lora_A", "lora_B") or not name.startswith(_PREFIX):
             raise FormatError(f"{folder}: tensor {name} is no LoRA matrix of a Llama")
         values = tensor.float32()
+        if values.ndim != 2:
+            raise FormatError(f"{folder}: tensor {name} has shape {list(values.shape)}; expected a matrix")
         if kind == "lora_B" and is_rotary(canonical):
+            if len(values) % head_dim:
+                raise FormatError(f"{folder}: tensor {name} has {len(values)} rows; expected whole heads of {head_dim}")
             values = values[interleaved_from_halves(len(values), head_dim)]
         found.setdefault(canonical, {})[kind] = values
     pairs = {}
@@ -65,7 +76,10 @@ def read_adapter(folder: Path, head_dim: int) -> Adapter:
         pairs[canonical] = (pair["lora_A"], pair["lora_B"])
     if not pairs:
         raise FormatError(f"{folder}: the adapter is empty")
-    return Adapter(pairs, number(settings, "lora_alpha", 8.0, str(folder)) / divisor)
+    alpha = number(settings, "lora_alpha", 8.0, str(folder))
+    if not math.isfinite(alpha):
+        raise FormatError(f"{folder}: lora_alpha is {alpha}; expected a number")
+    return Adapter(pairs, alpha / divisor)
 
 
 def write_adapter(folder: Path, adapter: Adapter, head_dim: int, base: str) -> None:
