@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM, LlamaForSequenceClassification
 
 from herd.model.load import from_checkpoint
-from herd.train.lora import LoraLinear, adapter_of, add_adapters
+from herd.train.lora import LoraLinear, adapter_of, add_adapters, fresh_adapter
 from herd.train.objectives import DPO
 from herd.train.open import make_trainer, open_recipe
 from herd.train.packing import collate
@@ -46,9 +46,14 @@ def test_adapters_are_those_of_peft(place, find, tmp_path):  # noqa: F811
 
     source = open_checkpoint(place / "model")
     model = from_checkpoint(source.config, source.tensors, torch.float32)
-    add_adapters(model, Lora(rank=4, alpha=12.0), torch.Generator().manual_seed(0))
-    for module in model.modules():
+    add_adapters(model, Lora(rank=4, alpha=12.0))
+    for name, module in model.named_modules():
         if isinstance(module, LoraLinear):
+            module.lora_a, module.lora_b = (
+                torch.nn.Parameter(torch.empty(p.shape)) for p in (module.lora_a, module.lora_b)
+            )
+            with torch.no_grad():
+                fresh_adapter(f"{name}.lora_a", module.lora_a, 0)
             torch.nn.init.normal_(module.lora_b, 0, 0.2, generator=torch.Generator().manual_seed(1))
     adapter = adapter_of(model)
     write_adapter(tmp_path, adapter, source.config.head_dim, "model")
