@@ -172,7 +172,9 @@ class Lines:
             speed = values["count"] / values["seconds"] if values["seconds"] else 0.0
             line = (
                 f"step {values['step']}/{self._steps}  {self._reward}loss {values['loss']:.4f}  norm {values['norm']:.2f}  "
-                f"rate {values['rate']:.2e}  {speed:,.0f} {'tokens' if values['count'] > 512 else 'units'}/s  {left / 60:.0f} min left"
+                f"rate {values['rate']:.2e}  {speed:,.0f} {'tokens' if values['count'] > 512 else 'units'}/s  "
+                + (f"{values['mfu']:.0%} of the peak  " if "mfu" in values else "")
+                + f"{left / 60:.0f} min left"
             )
             print(f"\r\033[K{line}" if terminal else line, end="" if terminal else "\n", file=sys.stderr, flush=True)
             if terminal and values["step"] == self._steps:

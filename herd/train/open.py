@@ -246,6 +246,10 @@ def make_trainer(
         share, rollouts or Packer(opened.sources, recipe.seed), objective, recipe, opened.steps, optimizer, log, dtype,
         keeper, also, Packer(opened.validation, 0) if opened.validation else None, stop, layout=layout,
     )  # fmt: skip
+    # of frozen matrices no gradient is computed
+    passes, world = 3 if recipe.lora is None else 2, layout.dp * layout.cp * layout.tp * layout.pp
+    trainer.operations = lambda length: passes * opened.config.flops_per_token(length // 2)
+    trainer.peak = 0.0 if run is None else matmul_rate(dtype) * world
     if rollouts is not None:
         trainer.measure, trainer.close = rollouts.measure, rollouts.close
     if isinstance(objective, NextToken):
@@ -347,16 +351,19 @@ def dtype_of(model: Model) -> torch.dtype:
     """What products are computed in; `auto` is bfloat16 where a short trial is faster in it."""
     if model.dtype != "auto":
         return torch.bfloat16 if model.dtype == "bfloat16" else torch.float32
-    times = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a = torch.ones(384, 384, dtype=dtype)
-        trials = []
-        for _ in range(6):
-            began = time.perf_counter()
-            a @ a
-            trials.append(time.perf_counter() - began)
-        times[dtype] = min(trials)
-    return torch.bfloat16 if times[torch.bfloat16] < 0.8 * times[torch.float32] else torch.float32
+    narrow, wide = (matmul_rate(dtype, 384) for dtype in (torch.bfloat16, torch.float32))
+    return torch.bfloat16 if narrow > 1.25 * wide else torch.float32
+
+
+def matmul_rate(dtype: torch.dtype, size: int = 512) -> float:
+    """Operations a second of a product of two square matrices on this process's threads, the best of six, or of fewer within 0.2 s."""
+    a = torch.ones(size, size, dtype=dtype)
+    trials: list[float] = []
+    while len(trials) < 6 and sum(trials) < 0.2:
+        began = time.perf_counter()
+        a @ a
+        trials.append(time.perf_counter() - began)
+    return 2 * size**3 / min(trials)
 
 
 def _objective(

@@ -66,6 +66,10 @@ class Trainer:
     layout: Layout = field(default_factory=Layout)
     measure: Callable[[], Iterator[dict[str, Any]]] | None = None  # what is validated instead of the loss, by source
     close: Callable[[], None] = lambda: None
+    operations: Callable[[int], float] | None = (
+        None  # floating-point, of forward and backward, for a token in rows of a length
+    )
+    peak: float = 0.0  # operations a second that matrix products reach on all processes; 0: not measured
 
     def train(self) -> bool:
         """Train to the end, or to where `stop` says so; whether it came to the end. What was learned is saved in both cases."""
@@ -106,10 +110,16 @@ class Trainer:
         took = time.monotonic() - began
         self.log(
             event="step", step=self.progress.step, tokens=self.progress.tokens, loss=loss, rate=learning_rate, norm=norm,
-            count=count, seconds=round(took, 4), **sums,
+            count=count, seconds=round(took, 4), **sums, **self._use(len(batch) * length, length, took),
         )  # fmt: skip
         if not finite:
             self._not_finite(batch, loss, norm)
+
+    def _use(self, tokens: int, length: int, seconds: float) -> dict[str, float]:
+        """The share of the matrix products' peak that a step reached (model FLOPs utilization, arXiv 2204.02311)."""
+        if self.operations is None or not self.peak:
+            return {}
+        return {"mfu": round(self.operations(length) * tokens / seconds / self.peak, 4)}
 
     def gradients(self, rows: list[Row], length: int) -> tuple[float, dict[str, float], float]:
         """Gradients of the mean loss over a global batch; the mean, other means, and how many units they are over."""

@@ -115,3 +115,4 @@ def test_the_recipe_in_short_with_a_tiny_teacher(place, tmp_path):
     assert step["loss"] == pytest.approx(0.5 * step["divergence"] + 0.5 * step["nll"])
     assert step["divergence"] > 0
     assert step["count"] == 256
+    assert step["mfu"] > 0

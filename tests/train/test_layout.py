@@ -17,7 +17,9 @@ from herd.errors import ConfigError
 from herd.train.checkpoint import trained
 from herd.train.layout import Layout
 from herd.train.open import make_trainer, open_recipe
-from herd.train.recipe import Parallel
+from herd.train.recipe import Parallel, resolve
+from herd.weights.convert import convert
+from herd.weights.open import open_checkpoint
 from tests.train.test_command import losses
 from tests.train.test_train import opened_trainer, recipe_of
 
@@ -207,8 +209,6 @@ def test_a_run_goes_on_with_another_number_of_processes(place, find, tmp_path):
     assert "steps = 4" in recipe
     lines = [json.loads(line) for line in (tmp_path / "two" / "log.jsonl").read_text().splitlines()]
     losses = {line["step"]: line["loss"] for line in lines if line["event"] == "step"}
-    from herd.train.recipe import resolve
-
     asked = resolve(tmp_path / "r.toml", {})
     alone = []
     trainer = make_trainer(
@@ -263,3 +263,36 @@ def test_what_processes_cannot_share_is_named(place, find):
     with pytest.raises(ConfigError, match=r"layout: tp 2, cp 1, pp 1 need a multiple of 2 processes; 1 was started"):
         Layout.of(Parallel(tp=2))
     assert opened_trainer(recipe_of(), place, find).layout == Layout()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("processes", "layout"), [(2, "tp = 2"), (4, "tp = 4"), (3, "dp = 3")])
+def test_a_vocabulary_that_nothing_divides_is_trained_resumed_and_converted(place, find, tmp_path, processes, layout):
+    text = (
+        f'[model]\nshape = {{layers = 2, dim = 32, ffn_dim = 64, heads = 4, kv_heads = 4, head_dim = 8, vocab = 49153, context = 256}}\n'
+        f'tokenizer = "{place}/model"\ndtype = "float32"\n[data]\nlength = 64\n[[data.sources]]\npath = "{place}/text.txt"\n'
+        f"[batch]\ntokens = 384\n[schedule]\npeak = 1e-3\nsteps = 4\n[checkpoints]\nevery = 2\n[layout]\n{layout}\n"
+    )  # fmt: skip
+    (tmp_path / "r.toml").write_text(text)
+    run = tmp_path / "run"
+    done = launch(processes, "-m", "herd", "train", str(tmp_path / "r.toml"), "--out", str(run))
+    assert done.returncode == 0, done.stderr[-3000:]
+    recipe = msgspec.structs.replace(resolve(tmp_path / "r.toml", {}).recipe, layout=Parallel())
+    lines = []
+    alone = make_trainer(open_recipe(recipe, tmp_path, find), find, None, lambda **values: lines.append(values["loss"]))
+    alone.train()
+    assert [loss for loss, _ in losses(run).values()] == pytest.approx(lines, abs=1e-4)
+    # what the processes wrote is a model, and goes on in one of them
+    convert(open_checkpoint(run), tmp_path / "hf", "hf", "F32")
+    converted = open_checkpoint(tmp_path / "hf")
+    for name, parameter in alone.model.named_parameters():
+        found = torch.tensor(converted.tensors[name].float32())
+        assert found.shape == parameter.shape
+        assert (found - parameter).norm() < 1e-3 * parameter.norm(), name
+    newest = sorted((run / "checkpoints").iterdir())[-1]
+    (newest / "state.json").unlink()
+    rest = []
+    resumed = make_trainer(open_recipe(recipe, tmp_path, find), find, run, lambda **values: rest.append(values["loss"]))
+    assert resumed.progress.step == 2
+    resumed.train()
+    assert rest == pytest.approx(lines[2:], abs=1e-4)

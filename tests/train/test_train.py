@@ -298,3 +298,15 @@ def test_a_full_disk_leaves_the_state_before(place, find, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
     assert [folder.name for folder in (tmp_path / "checkpoints").iterdir()] == ["step-00000001"]
     assert opened_trainer(recipe_of(), place, find, tmp_path).progress.step == 1
+
+
+@pytest.mark.parametrize(("lora", "passes"), [(None, 3), (Lora(rank=2), 2)])
+def test_a_step_tells_its_use_of_the_peak(place, find, lora, passes):
+    lines = []
+    trainer = opened_trainer(recipe_of(lora=lora), place, find, log=lambda **values: lines.append(values))
+    trainer.step()
+    trainer.peak = 1e8
+    trainer.step()
+    assert "mfu" not in lines[0]
+    wanted = passes * find("model").config.flops_per_token(128) * 1024 / lines[1]["seconds"] / 1e8
+    assert lines[1]["mfu"] == pytest.approx(wanted, rel=0.02)
