@@ -86,7 +86,7 @@ def mean(values: ArrayLike, clusters: Sequence[Any] | None = None, level: float 
 
 
 def standard_error(values: ArrayLike, clusters: Sequence[Any] | None = None) -> float:
-    """Standard error of the mean, clustered where clusters are given."""
+    """Standard error of the mean, clustered where clusters are given; NaN where all items are one cluster's, which says nothing of others."""
     scores = _scores(values)
     n, off = len(scores), scores - scores.mean()
     if clusters is None:
@@ -94,6 +94,8 @@ def standard_error(values: ArrayLike, clusters: Sequence[Any] | None = None) -> 
     if len(clusters) != n:
         raise ConfigError(f"{len(clusters)} clusters for {n} items; expected one an item")
     _, group = np.unique(np.asarray([str(c) for c in clusters]), return_inverse=True)
+    if n > 1 and not group.any():
+        return math.nan
     return float(np.sqrt((np.bincount(group, off) ** 2).sum()) / n)
 
 
@@ -107,8 +109,8 @@ def paired(a: ArrayLike, b: ArrayLike, clusters: Sequence[Any] | None = None, le
     binary = bool(np.isin(np.concatenate((first, second)), (0.0, 1.0)).all())
     centre = float(gap.mean())
     needed = None
-    if centre:
-        spread = standard_error(gap, clusters) * math.sqrt(len(gap))  # clusters that agree carry less than their items
+    spread = standard_error(gap, clusters) * math.sqrt(len(gap))  # clusters that agree carry less than their items
+    if centre and math.isfinite(spread):
         z = _quantile(0.95) + NormalDist().inv_cdf(0.8)
         needed = max(1, math.ceil((z * spread / centre) ** 2))
     return Paired(

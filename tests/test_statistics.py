@@ -101,3 +101,11 @@ def test_krippendorffs_alpha_is_the_published_one():
     assert np.isnan(krippendorff_alpha([[1, none], [none, 2]]))
     with pytest.raises(ConfigError, match="nominal"):
         krippendorff_alpha(ratings, "ratio")
+
+
+def test_items_of_one_passage_have_no_interval():
+    found = mean([0.0, 1.0, 1.0], ["p", "p", "p"])
+    assert found.value == pytest.approx(2 / 3)
+    assert math.isnan(found.low)
+    assert math.isnan(found.high)
+    assert paired([0.0, 0.0], [1.0, 0.0], ["p", "p"]).items_needed is None
