@@ -3,9 +3,12 @@
 STRETCH = 2.0
 """How much longer than without prompts such a step may take. Prompts then have half of the time."""
 _FIRST, _LEAST = 32, 2  # tokens: before anything was measured, and at least
-_PAUSE = 16  # after so many steps with prompts comes one without, so that what replies alone take stays known
+_PAUSES = (
+    2,
+    16,
+)  # after so many steps with prompts comes one without: few while it is not known well what replies alone take
 _WEIGHT = 0.3  # of the latest step
-_SLOWER = 0.1  # of one that took longer without prompts: another program may have had the processor
+_SLOWER, _QUICKER = 0.1, 0.7  # of one without prompts that took longer, or less: others only ever take time away
 
 
 class Balance:
@@ -14,11 +17,11 @@ class Balance:
     def __init__(self) -> None:
         self._alone: float | None = None  # seconds
         self._token: float | None = None
-        self._last, self._mixed = _FIRST, 0
+        self._last, self._mixed, self._pause = _FIRST, 0, _PAUSES[0]
 
     def tokens(self) -> int:
         """Tokens of prompts for the next step."""
-        if self._mixed >= _PAUSE:
+        if self._mixed >= self._pause:
             self._mixed = 0
             return 0
         if self._alone is None or self._token is None:
@@ -29,9 +32,9 @@ class Balance:
     def learn(self, prompts: int, seconds: float) -> None:
         """A step with replies and so many tokens of prompts has taken `seconds`."""
         if not prompts:
-            self._mixed = 0
-            slower = self._alone is not None and seconds > self._alone
-            self._alone = _mixed(self._alone, seconds, _SLOWER if slower else _WEIGHT)
+            before = seconds if self._alone is None else self._alone
+            self._pause = _PAUSES[0] if seconds < before / 1.5 else min(2 * self._pause, _PAUSES[1])
+            self._mixed, self._alone = 0, _mixed(before, seconds, _SLOWER if seconds > before else _QUICKER)
             return
         self._mixed += 1
         self._last = max(prompts, _LEAST)
