@@ -27,9 +27,10 @@ from resiliparse.parse.html import HTMLTree
 from herd.cli.common import open_model
 from herd.data.deduplicate import band_keys, shingles
 from herd.data.extract import extract
-from herd.data.filters import Rules, clean, judge, redact
+from herd.data.filters import Rules, clean, judge
 from herd.data.identify import identify
 from herd.data.pack import pack
+from herd.data.redact import redact
 
 ROOT = Path(__file__).parents[1]
 Extractor = Callable[[bytes], str]

@@ -13,13 +13,14 @@ Examples:
   herd data mix runs/mix-*                             # the mix that those runs predict to be best
 """
 
+import os
 import sys
 from pathlib import Path
 
 import click
 
 from herd import __version__
-from herd.cli.common import PATH, open_model, settings_of, show_progress
+from herd.cli.common import PATH, open_model, settings_of, show_progress, size
 from herd.errors import ConfigError
 
 
@@ -32,13 +33,24 @@ from herd.errors import ConfigError
 )
 @click.option("--out", type=PATH, help="The run's folder, or the report's file. Default: runs/ and the recipe's name.")
 @click.option("--workers", type=click.IntRange(1, 256), default=1, help="Processes that read and filter.")
+@click.option(
+    "--memory",
+    callback=size,
+    metavar="SIZE",
+    help="What looking for duplicates may take, such as 1GB. Default: the recipe's.",
+)
+@click.option(
+    "--ray",
+    metavar="ADDRESS",
+    help="Read and filter on a Ray cluster that sees the same folders: its address, auto, or local.",
+)
 @click.option("--set", "changes", multiple=True, metavar="KEY=VALUE", help="Change a setting: rules.min_words=20.")
 @click.option("--designs", type=click.IntRange(5, 1000), help="With mix: write so many training recipes.")
 @click.option("--tokens", type=click.FloatRange(min=1), help="With mix: what to plan for. Default: as the longest run.")
 @click.option("--tokenizer", help="With pack: a model, or a folder with a tokenizer.json.")
 @click.option("--at", type=float, default=0.5, help="With learn: labels of this or more are good.")
 def command(
-    words: tuple[str, ...], out: Path | None, workers: int, changes: tuple[str, ...], designs: int | None,
+    words: tuple[str, ...], out: Path | None, workers: int, memory: int | None, ray: str | None, changes: tuple[str, ...], designs: int | None,
     tokens: float | None, tokenizer: str | None, at: float,
 ) -> None:  # fmt: skip
     from herd.runs import Run
@@ -71,7 +83,7 @@ def command(
         write_report(folder, out or folder / "report.html")
         print(out or folder / "report.html")
     else:
-        _make(Path(words[0]), out, workers, changes)
+        _make(Path(words[0]), out, workers, memory, ray, changes)
 
 
 def _mix(paths: list[Path], designs: int | None, out: Path | None, tokens: float | None) -> None:
@@ -108,7 +120,9 @@ def _explain(folder: Path, name: str) -> None:
         print(f"{key:10} {value}")
 
 
-def _make(path: Path, out: Path | None, workers: int, changes: tuple[str, ...]) -> None:
+def _make(
+    path: Path, out: Path | None, workers: int, memory: int | None, ray: str | None, changes: tuple[str, ...]
+) -> None:
     from herd.config import read
     from herd.data.pipeline import make, open_run
     from herd.data.recipe import Recipe
@@ -126,9 +140,17 @@ def _make(path: Path, out: Path | None, workers: int, changes: tuple[str, ...]) 
     else:
         recipe = read(Recipe, path, flags, values={"folder": str(path.parent.resolve())}).check()
         run = open_run(recipe, out or Path("runs") / path.stem, __version__, sys.argv)
+    if ray is not None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports to its makers otherwise
     with show_progress() as show:
         results = make(
-            run, recipe, workers=workers, show=show, tokenizer_of=lambda name: tokenizer_of(name, open_model)
+            run,
+            recipe,
+            workers=workers,
+            memory=memory,
+            ray=ray,
+            show=show,
+            tokenizer_of=lambda name: tokenizer_of(name, open_model),
         )
     for name, value in results.items():
         print(f"{name:32} {value:>12,}")

@@ -85,26 +85,43 @@ def text_key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest(), "little")
 
 
+_TOGETHER = 1 << 16
+"""Pairs that are put into files together."""
+
+
 class Buckets:
-    """Pairs (key, index) in files by key; `groups` gives the indices that share a key. `memory` is in bytes."""
+    """Pairs (key, index) in files by key; `groups` gives the indices that share a key. `memory`, in bytes, is what sorting a file
+    may take if no more than `expected` pairs come.
+    """
 
     def __init__(self, folder: Path, expected: int, memory: int) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        count = max(1, -(-expected * 16 * 4 // max(memory, 1 << 20)))
+        count = max(1, -(-expected * 16 * 5 // max(memory, 1 << 20)))
         self._files = [(folder / f"{i:05d}.keys").open("wb+") for i in range(min(count, 500))]
+        self._waiting: list[NDArray[np.uint64]] = []
+        self._count = 0
 
     def add(self, keys: NDArray[np.uint64], index: int) -> None:
         """Put an index under each of its keys."""
         rows = np.empty((len(keys), 2), np.uint64)
         rows[:, 0], rows[:, 1] = keys, index
-        if len(self._files) == 1:
-            self._files[0].write(rows.tobytes())
-            return
-        for row, place in zip(rows, keys % _U64(len(self._files)), strict=True):
-            self._files[int(place)].write(row.tobytes())
+        self._waiting.append(rows)
+        self._count += len(rows)
+        if self._count >= _TOGETHER:
+            self._put()
+
+    def _put(self) -> None:
+        rows = np.concatenate([np.empty((0, 2), np.uint64), *self._waiting])
+        self._waiting, self._count = [], 0
+        places = rows[:, 0] % _U64(len(self._files))
+        order = np.argsort(places, kind="stable")
+        edges = np.searchsorted(places[order], np.arange(len(self._files) + 1, dtype=np.uint64))
+        for file, first, last in zip(self._files, edges[:-1], edges[1:], strict=True):
+            file.write(rows[order[first:last]].tobytes())
 
     def groups(self, least: int = 2) -> Iterator[tuple[int, NDArray[np.uint64]]]:
         """(key, indices in rising order) of each key that `least` or more have; a key's order depends on nothing but the keys."""
+        self._put()
         for file in self._files:
             file.seek(0)
             rows = np.frombuffer(file.read(), np.uint64).reshape(-1, 2)
@@ -148,7 +165,7 @@ def similar(
 
     Likeness is carried on: of texts that are alike in a chain the first stays.
     """
-    cached = lru_cache(maxsize=256)(sets)
+    cached = lru_cache(maxsize=64)(sets)
     parents = np.arange(count)
     said: dict[int, tuple[int, float]] = {}
 
@@ -183,7 +200,7 @@ def similar(
 def frequent_lines(
     documents: Iterable[str], folder: Path, memory: int, most: int = 6, expected: int = 1 << 20
 ) -> frozenset[int]:
-    """Keys of the lines that stand over `most` times in these documents (a bucket of at most 30 million, as the paper has it)."""
+    """Keys of the lines that stand over `most` times in these documents (a bucket of at most 30 million, as the paper has it), of `expected` lines."""
     buckets = Buckets(folder, expected, memory)
     for text in documents:
         keys = np.array([text_key(line) for line, may_go in _lines(text) if may_go], np.uint64)

@@ -1,4 +1,4 @@
-"""Which documents are kept: language, lengths, lines, words, repetition, dirty words; and what personal data is redacted. One pass.
+"""Which documents are kept: language, lengths, lines, words, repetition, dirty words.
 
 Rules are those of Gopher (Rae et al., arXiv 2112.11446, table A1), C4 (Raffel et al., arXiv 1910.10683) and FineWeb (arXiv
 2406.17557) where the comment beside a field says so. Languages without spaces between words (Thai, Chinese, Japanese, Khmer,
@@ -13,7 +13,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import msgspec
 import numpy as np
@@ -224,68 +224,6 @@ def _dirty(lowered: str, language: str, words: _Words, rules: Rules) -> Drop | N
     found = pattern.findall(lowered)
     hits = sum(map(len, found)) if unspaced else len(found)
     return _over("max_dirty_words", hits / len(words), rules.max_dirty_words)
-
-
-def _luhn(digits: str) -> bool:
-    """The check digit of card numbers (ISO/IEC 7812-1)."""
-    numbers = [int(c) for c in reversed(digits)]
-    return sum(numbers[::2]) % 10 == -sum(sum(divmod(2 * n, 10)) for n in numbers[1::2]) % 10
-
-
-def _card(text: str) -> bool:
-    digits = re.sub(r"\D", "", text)
-    return 13 <= len(digits) <= 19 and digits[0] in "3456" and len(set(digits)) > 1 and _luhn(digits)
-
-
-def _iban(text: str) -> bool:
-    """ISO 13616: letters as numbers, the first four characters last, modulo 97 is 1."""
-    plain = re.sub(r"\s", "", text)
-    return 15 <= len(plain) <= 34 and int("".join(str(int(c, 36)) for c in plain[4:] + plain[:4])) % 97 == 1
-
-
-def _ip(text: str) -> bool:
-    parts = [int(part) for part in text.split(".")]
-    return max(parts) < 256 and parts[0] not in (0, 10, 127) and parts[:2] != [192, 168] and parts[0] < 224
-
-
-_PERSONAL: tuple[tuple[str, str, Any], ...] = (
-    ("email", r"[A-Za-z0-9._%+-]{1,64}@(?:[A-Za-z0-9-]{1,63}\.){1,8}[A-Za-z]{2,24}\b", None),
-    ("key", r"\b(?:AKIA[0-9A-Z]{16}|gh[pousr]_[A-Za-z0-9]{36}|github_pat_\w{82}|sk-[A-Za-z0-9_-]{32,}|xox[abprs]-[A-Za-z0-9-]{10,}|AIza[\w-]{35}|hf_[A-Za-z]{34})\b", None),
-    ("key", r"-----BEGIN [A-Z ]{0,20}PRIVATE KEY-----[^-]{1,8000}-----END [A-Z ]{0,20}PRIVATE KEY-----", None),
-    ("iban", r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,3})?\b", _iban),
-    ("card", r"(?<![\d.-])\d(?:[ -]?\d){12,18}(?![\d.-])", _card),
-    ("ip", r"(?<![\d.])\d{1,3}(?:\.\d{1,3}){3}(?![\d.])", _ip),
-    ("phone", r"(?<![\w.+/-])(?:\+\d{1,3}[ .-]?(?:\(\d{1,4}\)[ .-]?)?\d{1,4}(?:[ .-]?\d{2,4}){2,4}|\(\d{3}\) ?\d{3}-\d{4})(?![\w/])", None),
-)  # fmt: skip
-_COMPILED = tuple((name, re.compile(pattern), check) for name, pattern, check in _PERSONAL)
-_KEYS = ("AKIA", "gh", "sk-", "xox", "AIza", "hf_", "-----BEGIN ")
-_DIGITS = re.compile(r"\d[\d .()-]{4,}\d")  # in every card, IP address and phone number
-
-
-def redact(text: str) -> tuple[str, dict[str, int]]:
-    """The text with e-mail addresses, keys, IBANs, card numbers, public IP addresses and international phone numbers put as
-    `<EMAIL>`, `<KEY>`, ...; and how many of each there were. Cards and IBANs count where their check digits are right.
-    """
-    counts: dict[str, int] = {}
-    digits = _DIGITS.search(text) is not None
-    may_be = {
-        "email": "@" in text,
-        "key": any(beginning in text for beginning in _KEYS),
-        "card": digits,
-        "ip": digits,
-        "phone": digits,
-    }
-    for name, pattern, check in _COMPILED:
-
-        def replace(found: re.Match[str], name: str = name, check: Any = check) -> str:
-            if check is not None and not check(found[0]):
-                return found[0]
-            counts[name] = counts.get(name, 0) + 1
-            return f"<{name.upper()}>"
-
-        if may_be.get(name, True):
-            text = pattern.sub(replace, text)
-    return text, counts
 
 
 def clean(text: str) -> str:

@@ -15,10 +15,9 @@ import contextlib
 import hashlib
 import json
 import shutil
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -28,10 +27,12 @@ from herd.atomic import atomic_file
 from herd.config import dump
 from herd.data import deduplicate, pack, quality
 from herd.data.extract import extract
-from herd.data.filters import Rules, clean, judge, redact
+from herd.data.filters import Rules, clean, judge
 from herd.data.identify import identify
+from herd.data.parallel import each
 from herd.data.read import Raw, read
 from herd.data.recipe import Deduplicate, Pack, Recipe, Unit, units
+from herd.data.redact import redact
 from herd.errors import ConfigError
 from herd.progress import Progress, silent
 from herd.runs import Run
@@ -70,11 +71,15 @@ def one_document(raw: Raw, rules: Rules) -> dict[str, Any]:
     return {**row, "text": text}
 
 
+def _part_of(folder: Path, number: int) -> Path:
+    return folder / f"{number:05d}.jsonl"
+
+
 def _part(number: int, unit: Unit, rules: Rules, folder: Path) -> int:
     """Make a part; the number of documents that were read."""
     count = 0
     with (
-        atomic_file(folder / f"{number:05d}.jsonl") as final,  # takes its name last: it says that the part is done
+        atomic_file(_part_of(folder, number)) as final,  # takes its name last: it says that the part is done
         atomic_file(folder / f"{number:05d}.dropped") as lost,
         final.open("wb") as kept,
         lost.open("wb") as dropped,
@@ -91,23 +96,24 @@ class Stored:
     """The documents of all parts by their number, read from disk when asked for."""
 
     def __init__(self, folder: Path) -> None:
-        self._places: list[tuple[int, int]] = []
+        self._numbers, self._starts = array("I"), array("Q")  # each document's file, and where it begins there
         self._files: list[BinaryIO] = []
         for path in sorted(folder.glob("*.jsonl")):
             file = path.open("rb")
             at = 0
             for line in file:
-                self._places.append((len(self._files), at))
+                self._numbers.append(len(self._files))
+                self._starts.append(at)
                 at += len(line)
             self._files.append(file)
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._starts)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        number, at = self._places[index]
-        self._files[number].seek(at)
-        return msgspec.json.decode(self._files[number].readline(), type=dict[str, Any])
+        file = self._files[self._numbers[index]]
+        file.seek(self._starts[index])
+        return msgspec.json.decode(file.readline(), type=dict[str, Any])
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[i] for i in range(len(self)))
@@ -118,10 +124,12 @@ class Stored:
             file.close()
 
 
-def _duplicates(stored: Stored, asked: Deduplicate, folder: Path, show: Progress) -> dict[int, tuple[str, int, float]]:
+def _duplicates(
+    stored: Stored, asked: Deduplicate, memory: int, folder: Path, show: Progress
+) -> dict[int, tuple[str, int, float]]:
     """Each document that goes -> (rule, the document that stays, similarity)."""
     gone: dict[int, tuple[str, int, float]] = {}
-    count, memory = len(stored), asked.memory_mb << 20
+    count = len(stored)
     texts = deduplicate.Buckets(folder / "exact", count, memory)
     urls = deduplicate.Buckets(folder / "url", count, memory)
     near = deduplicate.Buckets(folder / "similar", count * deduplicate.BANDS, memory)
@@ -230,12 +238,15 @@ def make(
     recipe: Recipe,
     *,
     workers: int = 1,
+    memory: int | None = None,
+    ray: str | None = None,
     show: Progress = silent,
     tokenizer_of: Callable[[str], Tokenizer] = lambda name: read_tokenizer(Path(name)),
 ) -> dict[str, Any]:
     """Do what is not done yet; the results. Bytes do not depend on `workers` or on interruptions.
 
-    `tokenizer_of` finds the tokenizer that the recipe names.
+    `memory`, in bytes, is what looking for duplicates may take (the recipe's by default); `ray` the address of a cluster that
+    makes the parts, or "local". `tokenizer_of` finds the tokenizer that the recipe names.
     """
     parts = run.folder / "parts"
     named = recipe.pack and recipe.pack.tokenizer
@@ -253,16 +264,20 @@ def make(
             )
         with atomic_file(mark) as temporary:
             temporary.write_text(names)
-        _make_parts(work, recipe, parts, workers, show)
+        todo = [(i, work[i], recipe.rules, parts) for i in range(len(work)) if not _part_of(parts, i).exists()]
+        for done, _ in enumerate(each(_part, todo, workers, ray), len(work) - len(todo) + 1):
+            show("parts", done, len(work))
         stored = Stored(parts)
         scratch = run.folder / "scratch"
         shutil.rmtree(scratch, ignore_errors=True)
         asked = recipe.deduplicate
-        gone = _duplicates(stored, asked, scratch, show)
+        memory = memory or asked.memory_mb << 20
+        gone = _duplicates(stored, asked, memory, scratch, show)
         lines: frozenset[int] = frozenset()
         if asked.line_over is not None:
             kept = (str(stored[i]["text"]) for i in range(len(stored)) if i not in gone)
-            lines = deduplicate.frequent_lines(kept, scratch / "lines", asked.memory_mb << 20, asked.line_over)
+            count = sum(row["text"].count("\n") + 1 for row in stored)
+            lines = deduplicate.frequent_lines(kept, scratch / "lines", memory, asked.line_over, count)
         counts = _write(run, recipe, stored, gone, lines)
         stored.close()
         shutil.rmtree(scratch, ignore_errors=True)
@@ -274,23 +289,6 @@ def make(
         run.log(event="done", **results)
         run.finish(**results)
     return results
-
-
-def _make_parts(work: list[Unit], recipe: Recipe, parts: Path, workers: int, show: Progress) -> None:
-    todo = [i for i in range(len(work)) if not (parts / f"{i:05d}.jsonl").exists()]
-    done = len(work) - len(todo)
-    if workers <= 1:
-        for i in todo:
-            _part(i, work[i], recipe.rules, parts)
-            done += 1
-            show("parts", done, len(work))
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        waiting = [pool.submit(_part, i, work[i], recipe.rules, parts) for i in todo]
-        for one in waiting:
-            one.result()
-            done += 1
-            show("parts", done, len(work))
 
 
 def dropped(folder: Path) -> Iterator[dict[str, Any]]:

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from herd.data.filters import Rules, judge, redact
+from herd.data.filters import Rules, judge
 from herd.data.identify import identify
+from herd.data.redact import redact
 
 UDHR = Path(__file__).parents[1] / "data" / "udhr"
 LANGUAGES = ["en", "de", "fr", "it", "pt", "hi", "es", "th"]
