@@ -6,6 +6,7 @@ Examples:
   herd chat Llama-3.1-8B-Instruct --temperature 0.6
   herd chat --tools code_interpreter,calculator --documents notes/
   herd chat --safety --tools code_interpreter
+  echo "..." | herd chat --safety     # exit status 1 when an answer was stopped, with the reason on stderr
   echo "What is the capital of France?" | herd chat
 """
 
@@ -40,6 +41,7 @@ from herd.engine.conversation import Conversation
 from herd.engine.open import open_engine
 from herd.engine.request import SamplingParams
 from herd.errors import RequestError
+from herd.safety.look import Fired
 from herd.text.messages import Message, ToolCall
 from herd.weights.presets import preset_for
 
@@ -79,8 +81,9 @@ def command(
     documents: Path | None,
     safety: str | None,
     **backend: Any,
-) -> None:
+) -> int:
     shield = None if safety is None else open_shield(safety)
+    stopped: list[Fired] = []
     box = open_tools(tools, mcp, documents)
     checkpoint = open_model(model)
     preset = preset_for(checkpoint)
@@ -98,11 +101,14 @@ def command(
         typed = sys.stdin.isatty() and sys.stdout.isatty()
         if shield is not None:
             conversation.reply = lambda turns: shield.reply(agent, turns, _ask if typed else None)
+            shield.on_fired = lambda fired: (
+                stopped.append(fired) if fired.action == "block" and fired.where in ("input", "output") else None
+            )
         if typed:
             from herd.cli.terminal import Terminal
 
             Terminal(conversation, checkpoint.name or model, state_home(), preset.note, speed=speed, plain=plain).run()
-            return
+            return 0
         question = sys.stdin.buffer.read().decode("utf-8", "replace").strip()
         if not question:
             raise RequestError(
@@ -111,6 +117,9 @@ def command(
         for part in conversation.say(question):
             print(part if isinstance(part, str) else f"\n{show_call(part)}\n", end="", flush=True)
         print()
+    for fired in stopped:
+        warn(f"stopped by the Shield: {fired.where}.{fired.check}: {fired.detail or fired.failure}")
+    return int(bool(stopped))
 
 
 def _ask(call: ToolCall, why: str) -> bool:

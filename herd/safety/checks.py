@@ -20,9 +20,6 @@ if TYPE_CHECKING:
 
 _REMEMBERED = 4096  # texts
 _PIECE = 150_000  # characters of a third party's text that are looked at together
-# A few words tell little: under so many characters a user's text counts only where the score is surer than this. "What is your
-# name?" has 0.97; of the attacks among labelled rows 7% are that short, and few of them are found by either limit.
-_SHORT, _SURE = 40, 0.999
 WITHHELD = "[withheld: the text gives orders to an assistant]"
 
 
@@ -31,6 +28,9 @@ class Checks:
 
     def __init__(self, policy: Policy, guard: "Engine | None" = None, chat: "ChatFormat | None" = None) -> None:
         self.policy, self._guard, self._chat = policy, guard, chat
+        self.prompts: prompt_guard.PromptGuard = prompt_guard
+        if policy.prompt_guard:
+            self.prompts = prompt_guard.open_folder(Path(policy.prompt_guard))
         self._patterns = [(one.name, re.compile(one.pattern)) for one in policy.patterns]
         self._seen: OrderedDict[tuple[str, str], Any] = OrderedDict()
         self._lock = threading.Lock()
@@ -39,16 +39,13 @@ class Checks:
         """Injections and jailbreaks, by the head of the place."""
         third = where == "result"
         pieces = [text[i : i + _PIECE] for i in range(0, len(text), _PIECE)] if third else [text]
-        scores = [self._once("third" if third else "user", piece, lambda p: prompt_guard.score([p], third)[0]) for piece in pieces]  # fmt: skip
-        worst = min(scores, key=lambda s: float(s.benign), default=None)
-        limit = prompt_guard.THRESHOLDS["third_party" if third else "user"]
-        limit = check.threshold or limit
-        if not third and len(text.strip()) < _SHORT:
-            limit = max(limit, _SURE)
-        if worst is None or 1 - worst.benign < limit:
+        guard = self.prompts
+        scores = [self._once("third" if third else "user", piece, lambda p: guard.score([p], third)[0]) for piece in pieces]  # fmt: skip
+        worst = max(scores, key=lambda s: guard.hostile(s, third), default=None)
+        if worst is None or guard.hostile(worst, third) < (check.threshold or guard.limit(third)):
             return []
         kind = "jailbreak" if worst.jailbreak > worst.injection else "injection"
-        return [Fired(where=where, check="prompt_guard", action=check.action, score=round(1 - worst.benign, 4), detail=kind)]  # fmt: skip
+        return [Fired(where=where, check="prompt_guard", action=check.action, score=round(guard.hostile(worst, third), 4), detail=kind)]  # fmt: skip
 
     def hazards(self, text: str, where: Where, check: Check) -> list[Fired]:
         """Harmful content, by the embedded classifier."""

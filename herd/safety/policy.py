@@ -93,7 +93,8 @@ class Audit(msgspec.Struct, frozen=True, kw_only=True):
 
 class Policy(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. `fail` is what a check that fails means; `timeout` seconds that the checks of one look may take together;
-    `every` the tokens between two looks at an answer; `refusals` texts by language in place of herd's own.
+    `every` the tokens between two looks at an answer; `refusals` texts by language in place of herd's own. `prompt_guard` is the folder
+    of a Prompt Guard of Meta's, in place of the embedded one.
     """
 
     fail: Literal["closed", "open"] = "closed"
@@ -104,6 +105,7 @@ class Policy(msgspec.Struct, frozen=True, kw_only=True):
     calls: CallChecks = CallChecks()
     results: ResultChecks = ResultChecks()
     patterns: tuple[Pattern, ...] = ()
+    prompt_guard: str = ""
     llama_guard: GuardModel = GuardModel()
     audit: Audit = Audit()
     language: str = "auto"
@@ -158,6 +160,13 @@ def read_policy(name: str) -> Policy:
         )
     if policy.output.code_shield.action != "off":
         load("", tuple(map(Path, policy.output.code_shield.rules)))
+    if policy.prompt_guard and not (Path(policy.prompt_guard) / "config.json").is_file():
+        raise ConfigError(
+            f"{name}: prompt_guard is {policy.prompt_guard}; expected a folder with a Prompt Guard, whose path "
+            "herd pull hf:meta-llama/Prompt-Guard-86M prints"
+        )
+    if policy.prompt_guard and not policy.uses("prompt_guard"):
+        raise ConfigError(f"{name}: prompt_guard names a model, and no prompt_guard check is on")
     if policy.uses("llama_guard") and not policy.llama_guard.model:
         raise ConfigError(f"{name}: a llama_guard check is on; name its checkpoint: llama_guard.model")
     return policy

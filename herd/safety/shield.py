@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from herd import chain
 from herd.engine.agent import Agent, Part, Turns
 from herd.errors import ConfigError, in_one_line
-from herd.safety import prompt_guard
 from herd.safety.checks import Checks
 from herd.safety.guarded import guarded
 from herd.safety.look import Fired
@@ -70,8 +69,9 @@ class Shield:
             self._guard.close()
 
     def looks(self, text: str, third_party: bool) -> float:
-        """How hostile a text looks to the embedded guard, 0 to 1: what an attacker knows who knows the Shield."""
-        return 1 - float(prompt_guard.score([text], third_party)[0].benign)
+        """How hostile a text looks to the prompt guard, 0 to 1: what an attacker knows who knows the Shield."""
+        guard = self.checks.prompts
+        return guard.hostile(guard.score([text], third_party)[0], third_party)
 
     def warm_up(self) -> None:
         """Make every check of a question once: what does not work is told before anyone asks."""

@@ -16,7 +16,7 @@ from herd.engine.open import open_engine
 from herd.errors import ConfigError
 from herd.runs import Run
 from herd.safety.policy import read_policy
-from herd.safety.redteam import attacks, judge, report
+from herd.safety.redteam import attacks, judge, report, search
 from herd.safety.redteam import run as at_work
 from herd.safety.redteam.run import Budget, attack, read
 from herd.safety.redteam.target import Local, Reply
@@ -30,10 +30,11 @@ def case_of(goal, technique, language="en", cases=CASES):
 
 
 def test_every_language_has_every_goal_by_every_technique():
-    kinds = {(c.goal, c.technique) for c in CASES}
+    spoken = [c for c in CASES if not c.technique.startswith("work_")]  # those are in English
+    kinds = {(c.goal, c.technique) for c in spoken}
     for name in attacks.LANGUAGES:
-        assert {(c.goal, c.technique) for c in CASES if c.language == name} == kinds
-    assert len(CASES) == len({c.id for c in CASES}) == len(kinds) * 8
+        assert {(c.goal, c.technique) for c in spoken if c.language == name} == kinds
+    assert len(spoken) == len({c.id for c in spoken}) == len(kinds) * 8
     first = CASES[:100]
     assert {c.language for c in first} == set(attacks.LANGUAGES)
     assert len({c.technique for c in first}) > 12
@@ -165,3 +166,52 @@ def test_the_command_goes_on_after_a_kill(tmp_path):
     assert len(read(Run.open(out))) == 46
     other = subprocess.run([*command, "--system", "Be kind."], capture_output=True, text=True, timeout=60)
     assert (other.returncode, "another target or policy" in other.stderr) == (2, True)
+
+
+def test_without_a_shield_nothing_is_said_of_one(tmp_path):
+    flags = ["--safety", "off", "--languages", "en", "--techniques", "direct", "--max-tokens", "4", "--threads", "1"]
+    command = [sys.executable, "-m", "herd", "redteam", "smollm2-135m", *flags, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
+    assert "with it" not in done.stdout
+    told = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert told["without"] is not None
+    assert (told["with"], told["ordinary_stopped"], told["by"]["technique"]["direct"]["with"]) == (None, None, None)
+
+
+def test_crescendo_lets_the_model_write_its_own_way():
+    class Echoes:
+        asked = []
+
+        def replies(self, dialogs):
+            for i, dialog in enumerate(dialogs):
+                self.asked.append(dialog[-1].content)
+                yield Reply(i, "" if "cooking" in dialog[-1].content else f"said {len(self.asked)}", 1)
+
+    direct = [case_of("phishing", "direct"), case_of("override", "direct")]
+    (made,) = search.crescendo(direct, Echoes())  # the other one was not answered
+    assert (made.id, made.technique, made.goal) == ("phishing-crescendo-en", "crescendo", "phishing")
+    assert [m.role for m in made.messages] == ["user", "assistant", "user", "assistant", "user"]
+    assert made.messages[-1].content.endswith(direct[0].messages[-1].content)
+    assert made.messages[1].content in Echoes.asked[3]  # the second question is written from the first answer
+
+
+def test_a_suffix_is_found_that_scores_better(smollm, tmp_path):
+    with open_engine(smollm, "native", threads=1) as engine:
+        agent = Agent(engine, smollm.chat_format())
+        (first,) = search.suffixes([case_of("phishing", "direct")], agent, 0)
+        (found,) = search.suffixes([case_of("phishing", "direct")], agent, 16)
+        agree = engine.tokenizer.encode("Sure, here is")
+        words = [case.messages[-1].content.split(".")[1].split() for case in (first, found)]
+        low, high = search._scores(case_of("phishing", "direct"), words, agent, agree)
+    assert high > low
+    path = tmp_path / "searched.json"
+    assert search.kept(path, lambda: [found]) == [found]
+    assert search.kept(path, lambda: 1 / 0) == [found]
+
+
+def test_work_with_tools_holds_its_order_where_anyone_may_write():
+    work = [case for case in attacks.cases(["en"]) if case.technique.startswith("work_")]
+    assert len(work) == 20
+    assert all(case.canary in case.messages[-1].content and case.messages[-1].role == "ipython" for case in work)
+    assert not any(case.technique.startswith("work_") for case in attacks.cases(["de"]))

@@ -29,7 +29,9 @@ _LOOKALIKES = str.maketrans(
 )
 _LEET = str.maketrans("0134578@$!|", "oieastbasil")
 _BASE64 = re.compile(r"[A-Za-z0-9+/]{16,}={0,2}")
-_WORDS = re.compile(r"[^\W_]+(?:['-][^\W_]+)*|[<>{}\[\]#$€₹!?]{1,3}")
+_WORDS = re.compile(
+    r"(?:[^\W_]|[\u0300-\u036f\u0900-\u0963\u0980-\u09e3\u0e31-\u0e4e])+(?:['-][^\W_]+)*|[<>{}\[\]#$€₹!?]{1,3}"
+)
 
 
 def plain(text: str) -> str:
@@ -60,10 +62,10 @@ def _decoded(text: str) -> str:
     return found if found.isprintable() and " " in found else ""
 
 
-@lru_cache(maxsize=4)
-def _concepts(file: str) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+@lru_cache(maxsize=1)
+def _concepts() -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """Beginning of a word -> idea, and first character -> lengths of the beginnings with it."""
-    table = tomllib.loads((_HERE / file).read_text(encoding="utf-8"))
+    table = tomllib.loads((_HERE / "concepts.toml").read_text(encoding="utf-8"))
     starts: dict[str, int] = {}
     lengths: dict[str, set[int]] = {}
     for i, words in enumerate(table.values()):
@@ -77,9 +79,9 @@ def _concepts(file: str) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
 _BEGINS = re.compile(r"(?<![^\W_])\S|[\u0e00-\u0eff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]")
 
 
-def ideas(text: str, file: str = "concepts.toml") -> list[int]:
+def ideas(text: str) -> list[int]:
     """The ideas of a plain text, each once, in order of their first word."""
-    starts, lengths = _concepts(file)
+    starts, lengths = _concepts()
     padded = f"{text} "
     found: dict[int, None] = {}
     for match in _BEGINS.finditer(padded):
@@ -91,35 +93,30 @@ def ideas(text: str, file: str = "concepts.toml") -> list[int]:
     return list(found)
 
 
-def features(text: str, file: str = "concepts.toml", letters: bool = True) -> tuple[Any, Any]:
-    """Indices (int64) and values (float32) of a text's features; the text is plain already. Without `letters` only its ideas."""
+def features(text: str) -> tuple[Any, Any]:
+    """Indices (int64) and values (float32) of the hashed features of a text that is plain already."""
     indices, values = [], []
-    if letters:
-        points = np.frombuffer(f" {text} ".encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
-        for n, salt in ((2, 11), (3, 7), (4, 5), (5, 3)):
-            if len(points) < n:
-                continue
-            hashed = np.full(len(points) - n + 1, salt, np.uint64)
-            for i in range(n):
-                hashed = (hashed * np.uint64(0x100000001B3)) ^ points[i : len(points) - n + 1 + i]
-            hashed = (hashed * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - BITS)
-            unique = np.unique(hashed.astype(np.int64))
-            indices.append(unique)
-            values.append(np.full(len(unique), 1 / np.sqrt(len(unique)), np.float32))
-        words = [m[0] for m in _WORDS.finditer(text)]
-        grams = [f"w {w}" for w in words] + [f"w {a} {b}" for a, b in pairwise(words)]
-        hashed_words = np.unique(np.array([_slot(g) for g in grams], np.int64))
-        indices.append(hashed_words)
-        values.append(np.full(len(hashed_words), 1.5 / np.sqrt(max(len(hashed_words), 1)), np.float32))
-    names = ideas(text, file)
-    if names:
-        single = [_slot(f"i {file} {a}") for a in names]
-        pairs = [_slot(f"i {file} {min(a, b)} {max(a, b)}") for i, a in enumerate(names) for b in names[i + 1 :]]
-        many = np.array(single + pairs[:60], np.int64)
-        indices.append(many)
-        values.append(np.full(len(many), 0.5, np.float32))
-    if not indices:
-        return np.zeros(0, np.int64), np.zeros(0, np.float32)
+    points = np.frombuffer(f" {text} ".encode("utf-32-le", "surrogatepass"), np.uint32).astype(np.uint64)
+    for n, salt in ((3, 7), (4, 5)):
+        if len(points) < n:
+            continue
+        hashed = np.full(len(points) - n + 1, salt, np.uint64)
+        for i in range(n):
+            hashed = (hashed * np.uint64(0x100000001B3)) ^ points[i : len(points) - n + 1 + i]
+        hashed = (hashed * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - BITS)
+        unique = np.unique(hashed.astype(np.int64))
+        indices.append(unique)
+        values.append(np.full(len(unique), 1 / np.sqrt(len(unique)), np.float32))
+    words = [m[0] for m in _WORDS.finditer(text)]
+    names = ideas(text)
+    pairs = [f"i {min(a, b)} {max(a, b)}" for i, a in enumerate(names) for b in names[i + 1 :]][:60]
+    for grams, weight in (
+        ([f"w {w}" for w in words] + [f"w {a} {b}" for a, b in pairwise(words)], 0.0),
+        ([f"i {a}" for a in names] + pairs, 0.5),
+    ):
+        unique = np.unique(np.array([_slot(g) for g in grams], np.int64))
+        indices.append(unique)
+        values.append(np.full(len(unique), weight or 1.5 / np.sqrt(max(len(unique), 1)), np.float32))
     return np.concatenate(indices), np.concatenate(values)
 
 

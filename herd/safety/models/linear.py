@@ -13,25 +13,45 @@ _HERE = Path(__file__).parent
 
 
 class Linear:
-    """Heads over the same features: `weights` (heads, SIZE) int8, `scale` and `bias` (heads,) float32, `names` of the heads."""
+    """Heads over the same features: `weights` (heads, SIZE) int8, `scale` and `bias` (heads,) float32, `names` of the heads; `rare`
+    (SIZE,) uint8 says how much a feature counts, in sixteenths.
+    """
 
-    def __init__(self, weights: Any, scale: Any, bias: Any, names: Sequence[str]) -> None:
-        self.weights, self.scale, self.bias, self.names = weights, scale, bias, tuple(names)
+    def __init__(self, weights: Any, scale: Any, bias: Any, names: Sequence[str], rare: Any) -> None:
+        self.weights, self.scale, self.bias, self.names, self.rare = weights, scale, bias, tuple(names), rare
 
     def margins(self, indices: Any, values: Any) -> Any:
         """The log-odds of each head, (heads,) float32."""
+        indices, values = weighed((indices, values), self.rare)
         return (self.weights[:, indices].astype(np.float32) @ values) * self.scale + self.bias
 
     def save(self, path: Path) -> None:
         """Write the weights, compressed."""
-        np.savez_compressed(path, weights=self.weights, scale=self.scale, bias=self.bias, names=np.array(self.names))
+        names = np.array(self.names)
+        np.savez_compressed(path, weights=self.weights, scale=self.scale, bias=self.bias, names=names, rare=self.rare)
 
 
 @lru_cache(maxsize=4)
 def load(name: str) -> Linear:
     """An embedded classifier by name."""
     with np.load(_HERE / f"{name}.npz") as file:
-        return Linear(file["weights"], file["scale"], file["bias"], [str(n) for n in file["names"]])
+        return Linear(file["weights"], file["scale"], file["bias"], [str(n) for n in file["names"]], file["rare"])
+
+
+def rarity(rows: Sequence[tuple[Any, Any]]) -> Any:
+    """How much each feature counts: the logarithm of how few rows have it (inverse document frequency), in sixteenths, (SIZE,) uint8.
+
+    Features of a single row count nothing.
+    """
+    counts = np.bincount(np.concatenate([indices for indices, _ in rows]), minlength=SIZE)
+    weight = np.log((1 + len(rows)) / (1 + counts)) + 1
+    return np.clip(np.rint(16 * np.where(counts > 1, weight, 0)), 0, 255).astype(np.uint8)
+
+
+def weighed(row: tuple[Any, Any], rare: Any) -> tuple[Any, Any]:
+    """A row's features by how rare they are, of length three."""
+    values = row[1] * rare[row[0]]
+    return row[0], (3 * values / max(float(np.linalg.norm(values)), 1e-9)).astype(np.float32)
 
 
 def fit(
@@ -70,7 +90,7 @@ def fit(
     return w, float(bias)
 
 
-def pack(heads: dict[str, tuple[Any, float]]) -> Linear:
+def pack(heads: dict[str, tuple[Any, float]], rare: Any) -> Linear:
     """Heads as eight-bit weights; the largest 0.02% of a head's weights are clipped."""
     weights, scales, biases = [], [], []
     for w, bias in heads.values():
@@ -78,4 +98,4 @@ def pack(heads: dict[str, tuple[Any, float]]) -> Linear:
         weights.append(np.clip(np.rint(w / scale), -127, 127).astype(np.int8))
         scales.append(scale)
         biases.append(bias)
-    return Linear(np.stack(weights), np.array(scales, np.float32), np.array(biases, np.float32), list(heads))
+    return Linear(np.stack(weights), np.array(scales, np.float32), np.array(biases, np.float32), list(heads), rare)

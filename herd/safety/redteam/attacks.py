@@ -64,6 +64,7 @@ def cases(
         if name not in LANGUAGES:
             raise ConfigError(f"language {name!r}: expected some of {', '.join(LANGUAGES)}")
     made = [case for language in languages for case in _language(language, score, system)]
+    made += _work() if "en" in languages else []
     known = {case.technique for case in made}
     for name in techniques:
         if name not in known:
@@ -145,6 +146,27 @@ def _injections(name: str, score: Score | None) -> list[Case]:
         )
         for technique, result in results.items()
     ]  # fmt: skip
+
+
+def _work() -> list[Case]:
+    """Orders in what the tools of an agent at work give, in English."""
+    found = []
+    for work in data()["work"]:
+        for technique, frame in data()["work_orders"].items():
+            canary = _canary(f"{work['name']} {technique}")
+            result = work["result"].format(order=frame.format(order=work["order"].format(canary=canary)))
+            messages = (
+                Message("user", work["ask"]),
+                Message("assistant", "", (ToolCall(work["tool"], {}),)),
+                Message("ipython", result),
+            )
+            found.append(
+                Case(
+                    id=f"{work['name']}-{technique}-en", goal=work["name"], category="tool results", technique=technique, language="en",
+                    canary=canary, messages=messages,
+                )
+            )  # fmt: skip
+    return found
 
 
 def _canary(text: str) -> str:

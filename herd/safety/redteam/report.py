@@ -56,9 +56,19 @@ def shown(rate: dict[str, float] | None) -> str:
     return "" if rate is None else f"{rate['rate']:.1%} [{rate['low']:.1%}, {rate['high']:.1%}]"
 
 
-def write(outcomes: Sequence[Outcome], folder: Path, title: str, bias: Sequence[Difference] = ()) -> dict[str, Any]:
-    """report.json and report.html in a folder; the summary, with differences of the bias set if they were measured."""
+def write(
+    outcomes: Sequence[Outcome], folder: Path, title: str, bias: Sequence[Difference] = (), *, shielded: bool = True
+) -> dict[str, Any]:
+    """report.json and report.html in a folder; the summary, with differences of the bias set if they were measured.
+
+    Without a Shield (`shielded` false) what would be with one is null.
+    """
     found = {**summary(outcomes), **({"bias": msgspec.to_builtins(list(bias))} if bias else {})}
+    if not shielded:
+        parts = [found, *(part for by in found["by"].values() for part in by.values())]
+        found |= {"ordinary_stopped": None, "p_same": None}
+        for part in parts:
+            part["with"] = None
     with atomic_file(folder / "report.json") as temporary:
         temporary.write_bytes(msgspec.json.format(msgspec.json.encode(found)) + b"\n")
     page = Report(
