@@ -57,7 +57,7 @@ class _Place:
 
     @property
     def state(self) -> str:
-        """loaded, waiting for its place, failed, or unloaded."""
+        """loaded, loading, unloaded, failed or stopped."""
         if self.served is not None:
             return "loaded" if self.served.engine.healthy else "stopped"
         return "loading" if self.line else "failed" if self.failed else "unloaded"
@@ -92,9 +92,8 @@ class Models:
     def of(cls, served: Served) -> "Models":
         """One model that is there already."""
         card = Card(
-            name=served.name, context=served.engine.max_length, preset=served.preset, tools=served.toolbox.tools,
-            created=served.created,
-        )  # fmt: skip
+            name=served.name, context=served.engine.max_length, preset=served.preset, tools=served.toolbox.tools
+        )
         models = cls(
             [card], lambda _: served, pools=served.pools, metrics=served.metrics, toolbox=served.toolbox,
             shield=served.shield,

@@ -43,8 +43,6 @@ class Served:
     pools: Pools = field(default_factory=Pools)
     store: Store = field(default_factory=Store)
     shield: Shield | None = None
-    created: int = field(default_factory=lambda: int(time.time()))
-
     left_out: dict[str, str] = field(default_factory=dict)  # tools that cannot be offered, and why
     notes: list[str] = field(default_factory=list)
 
