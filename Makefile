@@ -6,7 +6,7 @@ MODEL ?= smollm2-135m
 SOURCES := pyproject.toml $(wildcard CMakeLists.txt) $(wildcard herd/*/csrc/*)
 PIP := -m pip install --quiet --disable-pip-version-check
 
-.PHONY: chat wheel life eval serve test test-all lint bench bench-cpu bench-serve bench-safety bench-evals bench-data peer-codeshield soak docs site clean
+.PHONY: chat wheel life eval serve test test-all lint bench bench-cpu bench-serve bench-train bench-safety bench-evals bench-data peer-codeshield soak docs site clean
 LLAMA_CPP ?=
 IK_LLAMA_CPP ?=
 
@@ -53,6 +53,11 @@ eval: $(VENV)/.chat
 
 bench-serve: $(VENV)/.dev
 	$(BIN)/python benchmarks/serve.py $(if $(LLAMA_CPP),--llama-cpp "$(LLAMA_CPP)") --model "$(MODEL)"
+
+# A training step beside transformers' Trainer and TRL's, in both types
+bench-train: $(VENV)/.dev
+	$(BIN)/python benchmarks/train.py
+	$(BIN)/python benchmarks/train.py --dtype bfloat16
 
 # Labelled snippets as JSONL, a folder of well-kept sources: make bench-safety LABELLED=... CLEAN=... [peer-codeshield first]
 LABELLED ?=

@@ -168,7 +168,7 @@ def _pretended(world: int, rank: int) -> Iterator[None]:
 
 
 def _short(recipe: Recipe, layout: Layout) -> Recipe:
-    """A step of the longest rows, with as few micro-batches as hold as much at once as all of them."""
+    """A step of the longest rows, without micro-batches that would hold no more at once."""
     length = max(length for length, _ in [(recipe.data.length, 0), *recipe.stages()])
     rows = min(
         tokens // n for n, tokens in [(recipe.data.length, recipe.batch.tokens), *recipe.stages()] if n == length
@@ -176,7 +176,8 @@ def _short(recipe: Recipe, layout: Layout) -> Recipe:
     if recipe.grpo is not None and recipe.objective == "grpo":
         rows = -(-recipe.grpo.prompts * recipe.grpo.group // recipe.grpo.updates)
     count = -(-rows // layout.dp // recipe.batch.rows)
-    count = min(count, max(2, layout.pp))
+    if layout.pp == 1:  # a pipeline has buffers for each, and gradients of some while others are in flight
+        count = min(count, 2)
     return msgspec.structs.replace(
         recipe,
         data=msgspec.structs.replace(recipe.data, length=length),
@@ -227,7 +228,7 @@ def _step(
         optimizer.step()
         optimizer.zero_grad()
         kept.update((key(t), "optimizer") for state in optimizer.state.values() for t in state.values())
-        memory.peak = 0
+        memory.reset()
         objective = _objective(recipe, teaches)
         trainer = Trainer(
             share, Packer([_corpus(recipe)], 0), objective, recipe, 2, optimizer, lambda **_: None, dtype, layout=layout

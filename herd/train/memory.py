@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._sharding_prop import ShardingPropagator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -31,7 +32,7 @@ class Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self._known, self._guess = known, guess
         self._live: dict[Key, tuple[int, str, Any]] = {}
-        self._seen_at = 0.0
+        self._seen_at, self._paused = 0.0, False
         self.now = self.peak = 0
         self.parts: Counter[str] = Counter()
 
@@ -39,6 +40,10 @@ class Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Count tensors that were there before."""
         for tensor in tensors:
             self._count(tensor.to_local() if isinstance(tensor, DTensor) else tensor)
+
+    def reset(self) -> None:
+        """Look for the fullest moment from here on."""
+        self.peak, self._seen_at, self.parts = 0, 0.0, Counter()
 
     def __enter__(self) -> "Memory":
         self._resize = torch.UntypedStorage.resize_
@@ -49,18 +54,33 @@ class Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             memory._change(storage, size)
             return done
 
+        self._propagate = ShardingPropagator._propagate_tensor_meta_non_cached
+        propagate = self._propagate
+
+        def propagated(*args: Any) -> Any:
+            memory._paused = True
+            try:
+                return propagate(*args)
+            finally:
+                memory._paused = False
+
+        # DTensor asks for shapes of whole tensors, which no process has
+        ShardingPropagator._propagate_tensor_meta_non_cached = propagated  # type: ignore[method-assign, assignment]
         torch.UntypedStorage.resize_ = resized  # type: ignore[method-assign, assignment]  # FSDP frees gathered weights like this
         super().__enter__()  # type: ignore[no-untyped-call]
         return self
 
     def __exit__(self, *error: Any) -> None:
         super().__exit__(*error)  # type: ignore[no-untyped-call]
+        ShardingPropagator._propagate_tensor_meta_non_cached = self._propagate  # type: ignore[method-assign]
         torch.UntypedStorage.resize_ = self._resize  # type: ignore[method-assign]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if any(issubclass(one, DTensor) for one in types):
             return NotImplemented  # its local tensors come here one by one
         out = func(*args, **(kwargs or {}))
+        if self._paused:
+            return out
         for one in tree_leaves(out):
             if isinstance(one, Tensor):
                 self._count(one)

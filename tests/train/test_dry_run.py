@@ -132,6 +132,7 @@ def test_the_peak_of_processes_is_what_four_of_them_have(place, find, tmp_path):
     for name in LAYOUTS:
         recipe = recipe_in(name)
         found = needs(recipe, open_recipe(recipe, place, find).config)
+        assert min(found.parts.values()) >= 0, name
         assert found.peak == pytest.approx(max(json.loads((tmp_path / f"{name}.json").read_text())), rel=0.05), name
 
 
