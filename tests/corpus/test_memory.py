@@ -72,14 +72,14 @@ def write_corpus(path, megabytes):
 def test_a_corpus_of_three_times_the_memory(tmp_path):
     """What grows with the corpus stays below what is asked for and a fifth."""
     peaks = []
-    for name, megabytes in (("little", 1), ("much", 96)):
+    for name, megabytes in (("little", 1), ("much", 24)):
         write_corpus(tmp_path / f"{name}.jsonl", megabytes)
         (tmp_path / f"{name}.toml").write_text(f'inputs = ["{name}.jsonl"]\n[rules]\nlanguage_score = 0.0\n')
-        peaks.append(peak(RUN, tmp_path / f"{name}.toml", "--out", tmp_path / name, "--memory", "32MB"))
+        peaks.append(peak(RUN, tmp_path / f"{name}.toml", "--out", tmp_path / name, "--memory", "8MB"))
     results = json.loads((tmp_path / "much" / "run.json").read_text())["results"]
-    assert results["documents"] > 20_000
-    assert results["dropped exact"] > 4_000
-    assert peaks[1] - peaks[0] < 1.2 * (32 << 20)
+    assert results["documents"] > 5_000
+    assert results["dropped exact"] > 1_000
+    assert peaks[1] - peaks[0] < 1.2 * (8 << 20)
 
 
 @pytest.mark.slow
