@@ -70,11 +70,12 @@ class _Placing:
     def __init__(self, plan: Plan, asked: list[Stage], say: Callable[[str], None], stop: Callable[[], bool]) -> None:
         import ray
 
-        self._ray, self._plan, self._say, self._stop = ray, plan, say, stop
+        self._ray: Any = ray
+        self._plan, self._say, self._stop = plan, say, stop
         self._left = {stage.name: stage for stage in asked}
         self._done: set[str] = set()
         self._under: dict[Any, Stage] = {}
-        self._gpus = bool(ray.cluster_resources().get("GPU"))  # type: ignore[no-untyped-call]
+        self._gpus = bool(self._ray.cluster_resources().get("GPU"))
 
     def run(self) -> None:
         """Until all are made."""
@@ -208,10 +209,10 @@ def _address() -> str:
     """Where the first process of a group can be met."""
     import ray
 
+    cluster: Any = ray.util
     with socket.socket() as free:
         free.bind(("", 0))
-        here: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return f"{here}:{free.getsockname()[1]}"
+        return f"{cluster.get_node_ip_address()}:{free.getsockname()[1]}"
 
 
 def _rank(plan: Plan, name: str, rank: int, processes: int, address: str) -> None:
