@@ -108,6 +108,10 @@ def check_tensors(config: ModelConfig, tensors: "Mapping[str, StoredTensor]") ->
     for name, tensor in tensors.items():
         if name not in shapes:
             raise RequestError(f"the model has no tensor {name}; nothing was changed")
+        if not hasattr(tensor, "row_count"):
+            raise RequestError(
+                f"tensor {name} is a {type(tensor).__name__}; expected StoredTensor.of(array); nothing was changed"
+            )
         if tuple(tensor.shape) != tuple(shapes[name]):
             raise RequestError(
                 f"tensor {name} is {list(tensor.shape)}; expected {list(shapes[name])}; nothing was changed"

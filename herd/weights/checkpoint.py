@@ -51,8 +51,18 @@ class StoredTensor:
 
         from herd.quant.floats import encode
 
+        if not isinstance(array, np.ndarray):
+            raise FormatError(f"a {type(array).__name__} is no tensor; expected a numpy array, as `.numpy()` gives it")
         if not 1 <= array.ndim <= 2 or not array.size:
             raise FormatError(f"an array of shape {list(array.shape)} is no tensor; expected a matrix or a vector")
+        if array.dtype.kind in "cOSU":
+            raise FormatError(f"an array of {array.dtype.name} is no tensor; expected floats")
+        if not array.dtype.isnative:
+            array = array.astype(array.dtype.newbyteorder("="))
+        if scale is not None and scale.shape != (len(np.atleast_2d(array)), 1):
+            raise FormatError(
+                f"a scale of shape {list(scale.shape)} for {list(array.shape)}; expected one a row, [rows, 1]"
+            )
         bits = array.dtype.kind == "u"
         if not bits:
             own = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}.get(array.dtype.name)

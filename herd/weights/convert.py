@@ -55,6 +55,8 @@ def convert(
     the first. Raises ConfigError when `out` exists or cannot hold the format, FormatError naming tensor and row for
     weights that are not finite or that the format cannot hold.
     """
+    if kind not in KINDS:
+        raise ConfigError(f"kind {kind!r}: expected one of {', '.join(KINDS)}")
     if weights is not None and weights not in FLOATS:
         raise ConfigError(
             f"--format {weights}: expected one of {', '.join(FLOATS)}; smaller formats are made by quantizing"

@@ -40,3 +40,28 @@ def test_raw_bits_and_own_types():
         StoredTensor.of(np.zeros((2, 2), np.uint8), "BF16")
     with pytest.raises(FormatError, match="matrix or a vector"):
         StoredTensor.of(np.zeros((2, 2, 2), np.float32))
+
+
+@pytest.mark.parametrize("dtype", [">f4", ">f2", ">f8"])
+def test_the_order_of_an_arrays_bytes_changes_no_weight(dtype):
+    np.testing.assert_array_equal(StoredTensor.of(VALUES.astype(dtype)).float32(), VALUES.astype(dtype))
+    bits = StoredTensor.of(VALUES).raw().tobytes()
+    assert StoredTensor.of(VALUES.view(np.uint32).astype(">u4"), "F32").raw().tobytes() == bits
+
+
+@pytest.mark.parametrize(
+    "array, word",
+    [
+        (torch.ones(2, 2), "a Tensor is no tensor; expected a numpy array"), ([[1.0]], "a list is no tensor"),
+        (VALUES * 1j, "complex"), (VALUES.astype(object), "expected floats"), (VALUES.astype(str), "expected floats"),
+    ],
+)  # fmt: skip
+def test_what_is_no_array_of_floats_is_refused(array, word):
+    with pytest.raises(FormatError, match=word):
+        StoredTensor.of(array)
+
+
+def test_scales_are_one_a_row():
+    codes = np.zeros((3, 3), np.uint8)
+    with pytest.raises(FormatError, match=r"expected one a row"):
+        StoredTensor.of(codes, "F8_E4M3", np.ones(3, np.float32))
