@@ -127,7 +127,12 @@ class TemplateChat:
         if (name := max(names, key=len, default=None)) is not None:
             return frozenset([self._tokenizer.special_tokens[name]])
         word = after.split(maxsplit=1)[0] if after else ""
-        tokens = self._tokenizer.encode(word) if looks_special(word) else []
+        if not looks_special(word):
+            return frozenset()
+        tokens = self._tokenizer.encode(word)
+        if len(tokens) != 1:  # no text becomes a token that a file types as normal, but the model may still write it
+            wanted = word.encode()
+            tokens = [i for i in range(self._tokenizer.vocab_size) if self._tokenizer.token_bytes(i) == wanted]
         return frozenset(tokens if len(tokens) == 1 else [])
 
 

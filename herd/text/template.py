@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
+from itertools import islice, takewhile
 from typing import Any, Literal, NamedTuple
 
 from herd.errors import RequestError
@@ -142,9 +143,12 @@ def _turns(messages: list[Any], whole: str, ends: list[str], render: Callable[[i
 def _mask(tokenizer: Tokenizer, parts: list[Part], spans: list[Span], marker: str) -> list[bool]:
     """Whether each token has a part in a span."""
     mask: list[bool] = []
+    here = 0  # spans are in order: the first that has not ended
     for start, piece, ids in parts:
-        inside = [(max(a - start, 0), min(b - start, len(piece))) for a, b in spans]
-        inside = [(a, b) for a, b in inside if a < b]
+        while here < len(spans) and spans[here][1] <= start:
+            here += 1
+        beside = takewhile(lambda span, end=start + len(piece): span[0] < end, islice(spans, here, None))
+        inside = [(max(a - start, 0), min(b - start, len(piece))) for a, b in beside]
         if not inside or inside == [(0, len(piece))] or len(ids) == 1:
             mask += [bool(inside)] * len(ids)
             continue

@@ -1,5 +1,7 @@
 """Which tokens training counts: an assistant's, with the token that ends its turn, and no others."""
 
+import time
+
 import pytest
 
 from herd.errors import RequestError
@@ -89,3 +91,12 @@ def test_a_template_that_rewrites_turns_has_prompts_and_no_mask(smollm):
         [Message("user", "Hi"), Message("assistant", "Bye")], reply=False
     )
     assert counted(smollm.tokenizer, last) == ["Bye<|im_end|>"]
+
+
+def test_a_mask_of_many_turns_takes_time_by_their_number():
+    source = "{% for m in messages %}{% if m.role == 'assistant' %}{% generation %}{{ m.content }}<|eot_id|>{% endgeneration %}{% else %}{{ m.content }}<|eot_id|>{% endif %}\n{% endfor %}"
+    dialog = [Message("assistant" if i % 2 else "user", "Hi") for i in range(20_000)]
+    encoded = TemplateChat(byte_tokenizer(), source).encode(dialog, reply=False)
+    begun = time.thread_time()
+    assert sum(encoded.loss_mask) == 30_000
+    assert time.thread_time() - begun < 8  # 1.7 measured; each part looked at beside each turn, two minutes

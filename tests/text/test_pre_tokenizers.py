@@ -131,7 +131,7 @@ def test_a_declared_end_of_a_name_of_its_own_is_special():
     assert tokenizer.encode("[and]") == [257]
 
 
-@pytest.mark.parametrize("kind", [GGUF_USER_DEFINED, GGUF_CONTROL])
+@pytest.mark.parametrize("kind", [1, GGUF_USER_DEFINED, GGUF_CONTROL])
 def test_what_a_template_writes_after_a_turn_ends_a_reply(kind):
     tokenizer = GGUFTokenizer(pre="gpt-2", **vocabulary(**{"<|said|>": kind, "<|user|>": GGUF_CONTROL}))
     assert tokenizer.stop_ids == frozenset()
