@@ -1,7 +1,8 @@
-"""Two processes under torchrun give the tokens that one gives."""
+"""Two processes under torchrun give the tokens that one gives, held to grammars too."""
 
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -10,6 +11,7 @@ SCRIPT = """
 import json, os, sys, time, torch.distributed as dist
 from herd.engine.backends.torch import TorchBackend
 from herd.engine.engine import Engine
+from herd.engine.grammar import Grammars, regex_grammar
 from herd.engine.request import Request, SamplingParams
 from herd.family import shape
 from tests.models import random_checkpoint
@@ -27,6 +29,15 @@ else:
         out = {}
         for event in engine.generate(requests):
             out.setdefault(event.request, []).extend(event.tokens)
+        grammars = Grammars(checkpoint.tokenizer, checkpoint.config.vocab)
+        held = [Request(prompt=[1, 2, 3], id=f"held {t}", constraint=grammars.constraint(regex_grammar("(yes|no){4}")),
+                        params=SamplingParams(temperature=t, seed=7, max_tokens=30, logprobs=2)) for t in (0, 1)]
+        for completion in engine.run(held):
+            out[completion.request.id] = completion.text
+            assert len(completion.logprobs) == len(completion.tokens)
+        score = engine.complete(Request(prompt=list(range(60)), score_from=40, params=SamplingParams(max_tokens=0)))
+        out["score"] = [round(one.logprob, 3) for one in score.prompt_logprobs]
+        grammars.close()
     print(json.dumps(out, sort_keys=True))
 if dist.is_initialized():  # gloo now and then aborts a process whose peer tears down first: let both be done, then leave
     sys.stdout.flush()
@@ -55,5 +66,8 @@ def test_two_processes_equal_one(tmp_path):
     ]
     two = subprocess.run([*launch, script], capture_output=True, text=True, check=False, env=environment, timeout=240)
     assert two.returncode == 0, two.stderr[-2000:]
-    assert len(json.loads(one.stdout)) == 4
+    found = json.loads(one.stdout)
+    assert len(found) == 7
+    assert all(re.fullmatch("(yes|no){4}", found[f"held {t}"]) for t in (0, 1))
+    assert len(found["score"]) == 20
     assert two.stdout == one.stdout
