@@ -40,6 +40,8 @@ def read(
             _set(found, key, value, kind, where)
     if unknown := next(_unknown(msgspec.inspect.type_info(kind), found, ""), None):
         raise ConfigError(where + unknown)
+    if (broken := next(_nan(found, ""), None)) is not None:
+        raise ConfigError(f"{where}{broken} is nan; expected a number")
     try:
         return msgspec.convert(found, kind, str_keys=True)
     except msgspec.ValidationError as error:
@@ -151,6 +153,15 @@ def _unknown(kind: Any, values: Any, path: str) -> Iterator[str]:
         if isinstance(values, dict) and isinstance(one, msgspec.inspect.DictType):
             for key, value in values.items():
                 yield from _unknown(one.value_type, value, f"{path}{key}.")
+
+
+def _nan(value: Any, path: str) -> Iterator[str]:
+    """The keys of numbers that are none, which every bound lets pass."""
+    if isinstance(value, float) and value != value:
+        yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list | tuple) else ()
+    for key, one in parts:
+        yield from _nan(one, f"{path}.{key}" if path else str(key))
 
 
 def _without_none(value: Any) -> Any:

@@ -40,7 +40,7 @@ def test_flags_override_the_file(tmp_path):
     "text, word",
     [
         ("stepz = 1", "stepz"), ("steps = 'many'", "steps"), ("steps = '3'", "steps"), ("[inner]\nrate = []", "inner.rate"),
-        ("[inner]\nrat = 1", "inner.rat"), ("a = ", "TOML"), (SHAPE + "dimm = 3", "model.dimm"), (SHAPE + "context = 0", "context"),
+        ("[inner]\nrate = nan", "inner.rate is nan"), ("[inner]\nrat = 1", "inner.rat"), ("a = ", "TOML"), (SHAPE + "dimm = 3", "model.dimm"), (SHAPE + "context = 0", "context"),
         ("a = " + "[" * 5000, "TOML"), ("base = 3", "base"), ("base = 'a.toml'", "leads back"), ("base = 'none.toml'", "none.toml"),
     ],
 )  # fmt: skip

@@ -30,6 +30,10 @@ class Documents:
 
     lengths: tuple[int, ...]
 
+    def __post_init__(self) -> None:
+        if min(self.lengths, default=1) < 1:
+            raise ConfigError(f"a document has {min(self.lengths)} tokens; expected 1 or more")
+
     @classmethod
     def of(cls, ids: Iterable[int]) -> "Documents":
         """From the number of each token's document; a document is a run of one number."""

@@ -9,9 +9,10 @@ How a template takes calls is found by rendering a conversation that has one, as
 
 import json
 import re
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from itertools import islice, takewhile
+from operator import itemgetter
 from typing import Any, Literal, NamedTuple
 
 from herd.errors import RequestError
@@ -147,8 +148,8 @@ def _mask(tokenizer: Tokenizer, parts: list[Part], spans: list[Span], marker: st
     for start, piece, ids in parts:
         while here < len(spans) and spans[here][1] <= start:
             here += 1
-        beside = takewhile(lambda span, end=start + len(piece): span[0] < end, islice(spans, here, None))
-        inside = [(max(a - start, 0), min(b - start, len(piece))) for a, b in beside]
+        stop = bisect_left(spans, start + len(piece), here, key=itemgetter(0))
+        inside = [(max(a - start, 0), min(b - start, len(piece))) for a, b in spans[here:stop]]
         if not inside or inside == [(0, len(piece))] or len(ids) == 1:
             mask += [bool(inside)] * len(ids)
             continue

@@ -1,6 +1,9 @@
 """The torch backend: tokens chosen on the device as the reference chooses them, a model that is alive, plans as numbers."""
 
+import dataclasses
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -10,8 +13,10 @@ from herd.engine.backends.torch import TorchBackend, _packed, _unpacked
 from herd.engine.backends.torch_sampling import choose_rows, log_probabilities
 from herd.engine.request import SamplingParams
 from herd.engine.sampling import choose, log_probability
+from herd.errors import ConfigError
 from herd.family import shape
-from herd.model.load import from_checkpoint
+from herd.model.llama import Transformer
+from herd.model.load import from_checkpoint, without_weights
 from tests.models import random_checkpoint
 
 VOCAB = 150  # no multiple of 32
@@ -60,6 +65,19 @@ def test_plans_go_to_other_ranks_as_numbers():
     pool = Pool()
     rows = [Row([1, 2, 3], 16, [4, 0], Sampling(SamplingParams(), 0, 0, mask=lambda: pool)), Row([7], 0, [2])]
     assert [(r.tokens, r.start, r.blocks) for r in _unpacked(_packed(rows))] == [([1, 2, 3], 16, [4, 0]), ([7], 0, [2])]
+
+
+def test_models_that_cannot_answer_are_refused():
+    config = shape("tiny")
+    for model, word in (
+        (Transformer(config, layers=range(1), output=False), "stage"),
+        (Transformer(config, layers=range(1)), "stage"),
+        (Transformer(config, embedding=False), "stage"),
+        (without_weights(config), "no memory"),
+        (Transformer(dataclasses.replace(config, classes=3)), "classes"),
+    ):
+        with pytest.raises(ConfigError, match=word):
+            TorchBackend(model, cache_tokens=64)
 
 
 def test_a_live_model_answers_with_the_weights_it_has_and_trains_on():

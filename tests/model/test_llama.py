@@ -66,6 +66,9 @@ def test_documents_may_cross_rows_and_must_fill_them():
     torch.testing.assert_close(packed[:, 20:44], model(tokens[:, 20:44]), atol=1e-5, rtol=0)
     with pytest.raises(ConfigError, match="63 tokens"):
         model(tokens, mask=Documents((63,)))
+    for lengths in ((70, -6), (64, 0)):
+        with pytest.raises(ConfigError, match="expected 1 or more"):
+            Documents(lengths)
 
 
 def test_a_mask_for_131072_tokens_takes_no_square_of_memory():

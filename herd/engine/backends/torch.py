@@ -51,7 +51,11 @@ class TorchBackend:
         self.config = config or model.config
         if self.config.classes:
             raise ConfigError("this checkpoint scores classes; it has no next token to choose")
+        if model.tok_embeddings is None or model.output is None or len(model.blocks) != self.config.layers:
+            raise ConfigError("this model is a stage of a pipeline; only a whole one can answer")
         weight = next(model.parameters())
+        if weight.is_meta:
+            raise ConfigError("this model's weights have no memory yet; materialize and load it first")
         self.device, self.dtype = weight.device, weight.dtype
         self.rank, self.world = (dist.get_rank(group), dist.get_world_size(group)) if group else (0, 1)
         self.block_size = block_size
