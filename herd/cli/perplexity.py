@@ -15,7 +15,7 @@ import click
 from herd.cli.common import PATH, engine_options, open_model, show_progress
 from herd.engine.batch import Prompter
 from herd.engine.open import open_backend
-from herd.engine.perplexity import perplexity
+from herd.evals.perplexity import perplexity
 
 
 @click.command(help=__doc__)

@@ -17,8 +17,8 @@ import click
 
 from herd.cli.common import PATH, human, open_model, show_progress, split_option, warn
 from herd.engine.batch import Prompter
-from herd.engine.quantize import report as make_report
-from herd.engine.quantize import write
+from herd.engine.calibrated import write
+from herd.evals.quantized import report as make_report
 from herd.weights.open import open_checkpoint
 
 

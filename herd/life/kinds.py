@@ -100,7 +100,7 @@ def make_training(stage: Stage, settings: training.Recipe, work: Work) -> dict[s
 def make_quantized(stage: Stage, settings: Quantize, work: Work) -> dict[str, Any]:
     """A smaller model."""
     from herd.engine.batch import Prompter
-    from herd.engine.quantize import write
+    from herd.engine.calibrated import write
 
     source = work.find(settings.model)
     out = stage.made / ("hf" if ALIASES.get(settings.format, settings.format) == "F8_E4M3" else "model.gguf")

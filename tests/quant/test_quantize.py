@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from herd.engine.calibrated import write
 from herd.engine.open import open_engine
-from herd.engine.quantize import write
 from herd.engine.request import Request, SamplingParams
 from herd.errors import ConfigError, FormatError
 from herd.family import ModelConfig
