@@ -264,7 +264,8 @@ class Turns:
             from herd.engine.grammar import content_or_calls, forced_calls, free_calls
 
             if forced:
-                chosen = tools if offer.choice == "required" else [t for t in tools if t.name == offer.choice]
+                asked = [t for t in tools if t in offer.tools] or tools  # who requires a call waits for one of its own
+                chosen = asked if offer.choice == "required" else [t for t in tools if t.name == offer.choice]
                 held = forced_calls(chosen, several=offer.parallel and offer.choice == "required")
             elif offer.content is not None:
                 held = content_or_calls(offer.content, tools, several=offer.parallel)

@@ -65,6 +65,8 @@ class Grammars:
             return known[grammar]
         matcher = self._library.LLMatcher(self._tokenizer, grammar, log_level=0)
         if message := matcher.get_error():
+            if "symbols.len()" in message:  # an assertion of the library's
+                raise RequestError("the grammar, or that of all tools together, has more parts than can be held to")
             raise RequestError(f"the grammar is not usable: {first_line(ValueError(message))[:500]}")
         known[grammar] = matcher
         while len(known) > 1 and (len(known) > _KEPT or sum(map(len, known)) > _KEPT_TEXT):

@@ -56,6 +56,7 @@ class Look:
         if not _room.acquire(blocking=False):
             future.set_result([job.failure("too many checks hang") for job in self.jobs])
             return future
+        future.set_running_or_notify_cancel()  # who stops waiting takes nothing from the thread
         threading.Thread(target=self._run, args=(future,), name="herd-shield", daemon=True).start()
         return future
 

@@ -124,7 +124,7 @@ async def reply(
 
 def sampling(served: Served, body: Any, **values: Any) -> SamplingParams:
     """Sampling parameters of a request; what it leaves open is the model's preset. RequestError names what is wrong."""
-    stop = getattr(body, "stop", None) or ()
+    stop = values.pop("stop", None) or getattr(body, "stop", None) or ()
     stops = (stop,) if isinstance(stop, str) else tuple(stop)
     if len(stops) > _MOST_STOPS or any(len(one) > _LONGEST_STOP for one in stops):
         raise RequestError(

@@ -271,3 +271,10 @@ def test_calls_that_fit_can_be_written_in_every_spelling(letters, text):
     assert bool(calls) == ("Bob" not in text and " for " not in text)
     once = _takes(letters, made.constraint(free_calls(HELD, several=False)), text)
     assert once == (len(calls) < 2)
+
+
+def test_more_tools_than_the_library_takes_are_a_line_without_its_panic(letters):
+    _, made = letters
+    wide = {"type": "object", "properties": {f"a{i}": {"type": "string"} for i in range(40)}}
+    with pytest.raises(RequestError, match="more parts than can be held to"):
+        made.constraint(free_calls([Tool(f"f{i}", "", wide) for i in range(128)]))

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 
 import msgspec
@@ -17,6 +18,7 @@ from herd.engine.open import open_engine
 from herd.engine.request import SamplingParams
 from herd.errors import ConfigError, FormatError
 from herd.safety import prompt_guard
+from herd.safety.look import Job, Look
 from herd.safety.policy import (
     Audit,
     Check,
@@ -227,6 +229,26 @@ def test_a_guard_model_judges_the_growing_answer(agent, smollm):
     assert said(parts) == _refusals()["question"]["en"]  # nothing was shown before it was judged
     assert seen[0].check == "llama_guard"
     assert seen[0].score > 0.0001
+
+
+def test_a_look_that_nobody_waits_for_any_more_ends_quietly():
+    begun, end, broken = threading.Event(), threading.Event(), []
+
+    def work():
+        begun.set()
+        end.wait(30)
+        return []
+
+    hook, threading.excepthook = threading.excepthook, broken.append
+    try:
+        future = Look([Job("pattern", "input", "annotate", work)], 30).start()
+        assert begun.wait(30)
+        future.cancel()  # as asyncio does when its request is over
+        end.set()
+        assert future.result(30) == []
+    finally:
+        threading.excepthook = hook
+    assert broken == []
 
 
 def test_the_audit_log_is_chained_and_has_no_text_unless_asked(agent, tmp_path):

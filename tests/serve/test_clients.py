@@ -62,6 +62,8 @@ def test_anthropics_messages_whole_and_streamed(server):
     assert events[0]["message"]["usage"]["input_tokens"] == counted > 0
     stopped = server.post("/v1/messages", {**body, "stop_sequences": [text.split()[1]]}).json()
     assert (stopped["stop_reason"], stopped["stop_sequence"]) == ("stop_sequence", text.split()[1])
+    many = server.post("/v1/messages", {**body, "stop_sequences": ["x" * 8] * 200_000})
+    assert (many.status_code, "stop: expected at most 32" in many.text) == (400, True), many.text[:200]
     wrong = server.post("/v1/messages", {**body, "messages": []})
     assert (wrong.status_code, wrong.json()["type"], wrong.json()["error"]["type"]) == (
         400,
