@@ -1,4 +1,7 @@
-"""A caller's constraint, so held that nothing it does wrong reaches other requests: a step goes on, the error is kept."""
+"""A caller's constraint, so held that nothing it does wrong reaches other requests: a step goes on, the error is kept.
+
+That is so for every BaseException: a panic of llguidance's Rust is one, and Ctrl-C never reaches the engine's thread.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -26,7 +29,7 @@ class GuardedConstraint:
         """Take a chosen token into account."""
         try:
             self._constraint.advance(token)
-        except Exception as error:
+        except BaseException as error:
             self._keep(error)
 
     def _checked(self, masks: "Callable[[], NDArray[np.uint32]]", shape: tuple[int, ...]) -> "NDArray[np.uint32]":
@@ -43,11 +46,11 @@ class GuardedConstraint:
             if not found.any(axis=-1).all():
                 raise ConstraintError("the constraint allows no token")
             return found
-        except Exception as error:
+        except BaseException as error:
             self._keep(error)
             return np.full(self._words, 0xFFFFFFFF, np.uint32)
 
-    def _keep(self, error: Exception) -> None:
+    def _keep(self, error: BaseException) -> None:
         if not isinstance(error, ConstraintError):
             known = ConstraintError(f"the constraint failed: {type(error).__name__}: {first_line(error)}")
             known.__cause__ = error
@@ -66,7 +69,7 @@ class GuardedWalkable(GuardedConstraint):
         """Tokens that probably come next."""
         try:
             return self._walkable.forced()
-        except Exception as error:
+        except BaseException as error:
             self._keep(error)
             return ()
 
@@ -74,7 +77,7 @@ class GuardedWalkable(GuardedConstraint):
         """What gives the masks, [up to 1 + guess, ceil(vocab / 32)]."""
         try:
             masks = self._walkable.walk(guess)
-        except Exception as error:
+        except BaseException as error:
             self._keep(error)
             masks = self._constraint.mask
         return lambda: self._checked(masks, (1 + len(guess), self._words))

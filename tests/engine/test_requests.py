@@ -69,6 +69,10 @@ def test_embeddings_do_not_depend_on_chunks_company_or_preemption(backend):
                 engine.complete(Request(**{"prompt": [1, 2], **wrong}))
 
 
+class Panic(BaseException):
+    """What Rust's panics are in Python."""
+
+
 class Allows:
     """A constraint that goes wrong after some tokens."""
 
@@ -79,6 +83,8 @@ class Allows:
         if self.left <= 0 and self.wrong != "advance":
             if self.wrong == "raise":
                 raise ValueError("no mask today")
+            if self.wrong == "panic":
+                raise Panic("index out of bounds")
             return np.zeros(3 if self.wrong == "short" else TINY.vocab // 32, np.uint32)
         return np.full(TINY.vocab // 32, 0xFFFFFFFF, np.uint32)
 
@@ -105,7 +111,7 @@ def test_an_id_may_be_used_by_two_at_once(small_engine):
     assert settled(small_engine)
 
 
-@pytest.mark.parametrize("wrong", ["raise", "short", "nothing", "advance"])
+@pytest.mark.parametrize("wrong", ["raise", "panic", "short", "nothing", "advance"])
 def test_a_constraint_that_fails_ends_its_request_alone(small_engine, wrong):
     expected = small_engine.complete(Request(prompt=prompt(1), params=GREEDY)).tokens
     bad = Request(prompt=prompt(2), params=GREEDY, constraint=lambda: Allows(wrong))
