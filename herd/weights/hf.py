@@ -206,10 +206,11 @@ def write_hf(
     shards: list[list[tuple[str, str, tuple[int, ...], Callable[[], Iterator[bytes]]]]] = [[]]
     size = total = 0
     for name, shape in config.tensor_shapes().items():
-        tensor, fmt = checkpoint.tensors[name], formats[name]
+        tensor, fmt, written, told = checkpoint.tensors[name], formats[name], from_canonical(name, "hf"), name
         if is_rotary(name):
             tensor = permuted(tensor, halves_from_interleaved(shape[0], config.head_dim))
-        entries = [(from_canonical(name, "hf"), fmt, shape, _chunker(chunks, name, tensor, fmt))]
+            told = written  # a row that is refused is told by its number in this order
+        entries = [(written, fmt, shape, _chunker(chunks, told, tensor, fmt))]
         if fmt == "F8_E4M3":
             scale = tensor.scale
             assert scale is not None

@@ -418,6 +418,17 @@ def test_weights_that_are_no_numbers_are_refused_by_tensor_and_row(kind, fmt, tm
     convert(source, tmp_path / ("x.gguf" if kind == "gguf" else "x"), kind, "BF16")
 
 
+@pytest.mark.parametrize("kind, told", [("meta", "layers.1.attention.wq.weight, row 3"), ("gguf", "layers.1.attention.wq.weight, row 3"), ("hf", "model.layers.1.self_attn.q_proj.weight, row 9")])  # fmt: skip
+def test_a_refused_row_is_counted_in_the_order_of_the_name_that_is_told(kind, told, tmp_path):
+    source = random_checkpoint(shape("tiny"))
+    name = "layers.1.attention.wq.weight"
+    bad = source.tensors[name].float32().copy()
+    bad[3, 5] = np.nan
+    source.tensors[name] = stored(bad)
+    with pytest.raises(FormatError, match=rf"^tensor {told}: holds NaN"):
+        convert(source, tmp_path / ("x.gguf" if kind == "gguf" else "x"), kind)
+
+
 @pytest.mark.parametrize("fmt", ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q4_K", "Q5_K", "Q6_K"])
 def test_broken_scales_of_blocks_are_found(fmt):
     values = np.random.default_rng(0).standard_normal((5, 512)).astype(np.float32)
