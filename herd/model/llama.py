@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from herd.errors import ConfigError
 from herd.family import ModelConfig
 from herd.model.attention import Documents, Kernel, attend
 from herd.rotary import frequencies
@@ -115,6 +116,8 @@ class Transformer(nn.Module):
         self.config = config
         self.tok_embeddings = nn.Embedding(config.vocab, config.dim) if embedding else None
         here = range(config.layers) if layers is None else layers
+        if any(i not in range(config.layers) for i in here):
+            raise ConfigError(f"layers {here[0]} to {here[-1]}: the model has 0 to {config.layers - 1}")
         self.layers = nn.ModuleDict({str(i): Block(config) for i in here})
         self.norm = RMSNorm(config.dim, config.norm_eps) if output else None
         self.output = nn.Linear(config.dim, config.vocab, bias=False) if output and not config.classes else None

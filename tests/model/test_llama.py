@@ -141,6 +141,9 @@ def test_a_head_of_classes_survives_every_format(kind, tmp_path):
 
 
 def test_what_is_missing_or_of_another_shape_is_named():
+    for layers in (range(-1, 1), range(1, 3)):
+        with pytest.raises(ConfigError, match=r"the model has 0 to 1"):
+            Transformer(shape("tiny"), layers=layers)
     _, checkpoint = model_of()
     tensors = dict(checkpoint.tensors)
     del tensors["norm.weight"]
