@@ -180,6 +180,7 @@ def _weight_files(folder: Path) -> list[Path]:
             path.name for path in folder.glob("*") if path.suffix in (".bin", ".pt", ".pth", ".h5", ".onnx")
         )
         found = f"; found {', '.join(others[:3])}, which herd does not read: save it as safetensors" if others else ""
+        found = found or "; if a fetch of it was cut off, run it again"
         raise FormatError(f"{folder}: no model.safetensors and no model.safetensors.index.json{found}")
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:

@@ -12,7 +12,7 @@ import sys
 import httpx
 import pytest
 
-from herd.errors import ConfigError, DownloadError, HerdError
+from herd.errors import ConfigError, DownloadError, FormatError, HerdError
 from herd.family import shape
 from herd.weights.choose import gguf_models
 from herd.weights.convert import convert
@@ -180,6 +180,21 @@ def test_hugging_face(tmp_path):
         with pytest.raises(ConfigError, match="ORG/NAME"):
             pull_hf(name, tmp_path / "home")
     assert [p.name for p in local_models(tmp_path / "home")] == ["org--tiny"]
+
+
+def test_safetensors_that_were_cut_off_say_so_and_go_on(tmp_path):
+    folder = tmp_path / "src"
+    convert(random_checkpoint(shape("tiny")), folder, "hf")
+    site = Site()
+    site.files = {f"/{file.name}": file.read_bytes() for file in folder.iterdir()}
+    site.status["/model.safetensors"] = 404
+    with serve(site) as address:
+        with pytest.raises(DownloadError, match="run it again"):
+            pull_hf("hf:org/tiny", tmp_path / "home", endpoint=address)
+        with pytest.raises(FormatError, match="cut off, run it again"):
+            open_checkpoint(tmp_path / "home" / "org--tiny")
+        site.status.clear()
+        assert open_checkpoint(pull_hf("hf:org/tiny", tmp_path / "home", endpoint=address)).config == shape("tiny")
 
 
 @pytest.fixture(scope="module")
