@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from herd.errors import FormatError
 from herd.text._bpe import Bpe, Strings
 from herd.text.pre_tokenizers import CUTS, pre_tokenizer
-from herd.text.tokenizer import Declared, cut_long, well_formed
+from herd.text.tokenizer import Declared, cut_long, several, well_formed
 from herd.text.vocabulary import (
     ALWAYS_SPECIAL,
     GGUF_CONTROL,
@@ -78,7 +78,7 @@ class GGUFTokenizer:
     def encode_batch(self, texts: Iterable[str], *, threads: int | None = None) -> "Batch":
         """`encode` of each text, on all cores or `threads` of them."""
         pieces, ends = [], [0]
-        for text in texts:
+        for text in several(texts):
             pieces += [well_formed(part) for part in (cut_long(text) if self._cuts_long else [text])]
             ends.append(len(pieces))
         ids, offsets = self._bpe.encode_batch(pieces, threads or os.cpu_count() or 1)

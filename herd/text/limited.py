@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from herd.errors import FormatError
-from herd.text.tokenizer import Declared, Tokenizer
+from herd.text.tokenizer import Declared, Tokenizer, several
 from herd.text.vocabulary import one_batch
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class LimitedTokenizer:
         """`encode` of each text, on all cores or `threads` of them."""
         import numpy as np
 
-        texts = list(texts)
+        texts = list(several(texts))
         ids, offsets = self._inner.encode_batch(texts, threads=threads)
         if ids.max(initial=0) < self.vocab_size:
             return ids, offsets

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from herd.errors import FormatError, first_line
 from herd.text.pre_tokenizers import LLAMA3_PATTERN, STEPS
-from herd.text.tokenizer import Declared, well_formed
+from herd.text.tokenizer import Declared, several, well_formed
 from herd.text.tokenizer_json import tokenizer_spec
 from herd.text.vocabulary import LLAMA3_SPECIAL, one_batch, stops_of, to_characters
 
@@ -114,7 +114,7 @@ class TiktokenTokenizer:
             return np.concatenate([self._encoding.encode_to_numpy(part, disallowed_special=()) for part in pieces])
 
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
-            return one_batch(pool.map(encode, texts))
+            return one_batch(pool.map(encode, several(texts)))
 
     def token_bytes(self, token: int) -> bytes:
         """The bytes a token stands for."""

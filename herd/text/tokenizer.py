@@ -105,6 +105,13 @@ class StreamDecoder:
         return self._utf8.decode(b"", final=True)
 
 
+def several(texts: Iterable[str]) -> Iterable[str]:
+    """The texts of a batch; TypeError for a single one, whose characters would be taken for texts."""
+    if isinstance(texts, str):
+        raise TypeError("texts is one string; expected several, as in [text]")
+    return texts
+
+
 def well_formed(text: str) -> bytes:
     """UTF-8; lone surrogates become U+FFFD, as tiktoken makes them."""
     try:

@@ -12,7 +12,7 @@ import msgspec
 
 from herd.errors import FormatError, first_line
 from herd.text.pre_tokenizers import PRE_TOKENIZERS, STEPS, recognize
-from herd.text.tokenizer import Declared, cut_long, well_formed
+from herd.text.tokenizer import Declared, cut_long, several, well_formed
 from herd.text.vocabulary import (
     ALWAYS_SPECIAL,
     GGUF_CONTROL,
@@ -124,7 +124,7 @@ class HFTokenizer:
         def encode(text: str) -> "NDArray[np.uint32]":
             return np.array(self.encode(text), np.uint32)
 
-        rest = iter(texts)
+        rest = iter(several(texts))
         with ThreadPoolExecutor(threads or os.cpu_count() or 1) as pool:
             groups = iter(lambda: list(itertools.islice(rest, _GROUP)), [])
             return one_batch(ids for group in groups for ids in pool.map(encode, group))

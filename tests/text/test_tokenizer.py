@@ -32,6 +32,12 @@ def test_broken_bytes_become_replacement_characters():
     assert streamed == decode(tokenizer, ids) == "\ufffda"
 
 
+def test_one_string_is_no_batch(smollm, meta_tokenizer):
+    for tokenizer in (smollm.tokenizer, smollm.tokenizer.as_hf, meta_tokenizer):
+        with pytest.raises(TypeError, match=r"expected several, as in \[text\]"):
+            tokenizer.encode_batch("text")
+
+
 def test_lone_surrogates_do_not_raise(smollm, meta_tokenizer):
     assert decode(smollm.tokenizer, smollm.tokenizer.encode("a\ud800b")) == "a\ufffdb"
     assert decode(meta_tokenizer, meta_tokenizer.encode("a\ud800b")) == "a\ufffdb"
