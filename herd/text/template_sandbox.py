@@ -9,8 +9,9 @@ import re
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterable
-from functools import lru_cache, partial
+from collections.abc import Callable, ItemsView, Iterable, KeysView, ValuesView
+from functools import lru_cache, partial, wraps
+from itertools import chain
 from types import BuiltinMethodType, FrameType
 from typing import Any
 
@@ -25,6 +26,12 @@ _MAX_GROWTH = 512_000  # KiB of resident memory
 _MAX_SOURCE = 200_000  # characters; the longest public templates have some 30,000
 _MAX_RESULT = 1_000_000  # items, characters or bits that an operator makes
 _MAX_INDENT = 64
+_HOLDERS = (list, tuple, dict, set, frozenset, KeysView, ValuesView, ItemsView)
+_SMALL = 8  # characters of what is neither text nor holds any
+_TEXT_FILTERS = (
+    "string", "pprint", "e", "escape", "forceescape", "safe", "upper", "lower", "capitalize", "title", "trim", "striptags",
+    "urlize", "urlencode", "truncate", "wordcount", "xmlattr", "indent",
+)  # fmt: skip
 _WIDTH = re.compile(r"\d{5,}|\*")
 
 
@@ -98,6 +105,8 @@ def _bounded(operator: str, left: Any, right: Any) -> None:
             size = left.bit_length() + right.bit_length()
     else:  # %, where a width can ask for any amount of padding
         size = _MAX_RESULT + 1 if isinstance(left, str) and _WIDTH.search(left) else 0
+        if isinstance(left, str) and not size:
+            _filled(left, right if isinstance(right, tuple | dict) else (right,))
     if size > _MAX_RESULT:
         raise _too_large(operator)
 
@@ -107,15 +116,66 @@ def _checked(what: str, characters: int) -> None:
         raise _too_large(what)
 
 
+def _size(value: Any, what: str, known: dict[int, int] | None = None) -> int:
+    """About how many characters `str(value)` has; RequestError for too many. A list within a list many times is one object."""
+    if isinstance(value, str):
+        _checked(what, len(value))
+        return len(value)
+    known = {} if known is None else known
+    if type(value).__name__ == "Namespace":
+        return _size(object.__getattribute__(value, "__dict__"), what, known)  # its own hides it
+    if not isinstance(value, _HOLDERS):
+        return _SMALL
+    if id(value) in known:
+        return known[id(value)]
+    pairs = value.items() if isinstance(value, dict) else value if isinstance(value, ItemsView) else None
+    total = 2
+    for one in value if pairs is None else chain.from_iterable(pairs):
+        total += 2 + (len(one) if type(one) is str else _SMALL if type(one) is int else _size(one, what, known))
+        _checked(what, total)
+    known[id(value)] = total
+    return total
+
+
+def _written(value: Any) -> Any:
+    """What an expression writes, looked at before it becomes text."""
+    _size(value, "{{ }}")
+    return value
+
+
+def _of_text(name: str, work: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter that makes a text of what it is given."""
+
+    @wraps(work)  # and what Jinja passes to it first
+    def looked(*args: Any, **kwargs: Any) -> Any:
+        for value in args:
+            _size(value, name)
+        return work(*args, **kwargs)
+
+    return looked
+
+
+def _at_most(name: str, work: Callable[..., Any], most: int) -> Callable[..., Any]:
+    """A filter whose numbers say how much it makes."""
+
+    @wraps(work)
+    def looked(*args: Any, **kwargs: Any) -> Any:
+        if any(isinstance(value, int) and value > most for value in (*args[1:], *kwargs.values())):
+            raise _too_large(name)
+        return work(*args, **kwargs)
+
+    return looked
+
+
 def _joined(parts: Iterable[Any], separator: Any = "") -> str:
     """Texts as one, as `~` and `join` make it."""
-    texts = [str(part) for part in parts]
+    texts = [str(_written(part)) for part in parts]
     _checked("join", sum(map(len, texts)) + len(texts) * len(str(separator)))
     return str(separator).join(texts)
 
 
 def _replaced(text: Any, old: Any, new: Any, count: Any = None) -> str:
-    text, old, new = str(text), str(old), str(new)
+    text, old, new = str(_written(text)), str(_written(old)), str(_written(new))
     found = text.count(old) if count is None or count < 0 else min(count, text.count(old))
     _checked("replace", len(text) + found * len(new))
     return str(text.replace(old, new, found))
@@ -144,7 +204,15 @@ def _percent(text: Any, *args: Any, **kwargs: Any) -> str:
         or any(isinstance(v, int) and v.bit_length() > 4096 for v in numbers)
     ):
         raise _too_large("format")
+    _filled(str(text), values)
     return str(str(text) % values)
+
+
+def _filled(text: str, values: Any) -> None:
+    """Refuse printf's formats whose result could be huge."""
+    sizes = [_size(v, "format") for v in (values.values() if isinstance(values, dict) else values)]
+    named = text.count("%") * max(sizes, default=0) if isinstance(values, dict) else 0
+    _checked("format", len(text) + (named or sum(sizes)))
 
 
 def _tojson(
@@ -157,7 +225,14 @@ def _tojson(
         indent = indent[:_MAX_INDENT]
     if separators is not None:
         separators = tuple(str(separator)[:_MAX_INDENT] for separator in separators)
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    _size(value, "tojson")
+    encoder = json.JSONEncoder(ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)
+    pieces, length = [], 0
+    for piece in encoder.iterencode(value):
+        length += len(piece)
+        _checked("tojson", length)
+        pieces.append(piece)
+    return "".join(pieces)
 
 
 def _now(form: object) -> str:
@@ -203,12 +278,20 @@ def _environment() -> Any:
             self.fail("autoescape is not offered", node.lineno)
 
     class Formatter(SandboxedFormatter):
-        """str.format without widths that pad a text to any length."""
+        """str.format without widths that pad a text to any length, and with an end to all fields together."""
+
+        length = 0
+
+        def convert_field(self, value: Any, conversion: Any) -> Any:
+            return super().convert_field(_written(value), conversion)
 
         def format_field(self, value: Any, format_spec: str) -> Any:
             if _WIDTH.search(format_spec) or (isinstance(value, int) and value.bit_length() > 4096):
                 raise _too_large("format")
-            return super().format_field(value, format_spec)
+            found = super().format_field(_written(value), format_spec)
+            self.length += len(found)
+            _checked("format", self.length)
+            return found
 
     class Environment(ImmutableSandboxedEnvironment):
         code_generator_class = Generator
@@ -220,8 +303,8 @@ def _environment() -> Any:
             return super().call_binop(context, operator, left, right)
 
         def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
-            padding = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate")
-            return not (isinstance(obj, str) and attr in padding) and super().is_safe_attribute(obj, attr, value)
+            padding = ("center", "ljust", "rjust", "zfill", "expandtabs", "translate", "encode", "to_bytes")
+            return not (isinstance(obj, str | int) and attr in padding) and super().is_safe_attribute(obj, attr, value)
 
         def wrap_str_format(self, value: Any) -> Any:
             if isinstance(value, BuiltinMethodType) and isinstance(value.__self__, str):
@@ -244,16 +327,27 @@ def _environment() -> Any:
         parts = value if attribute is None else map(make_attrgetter(environment, attribute), value)
         return _joined(parts, separator)
 
+    def total(value: Any, attribute: Any = None) -> Any:  # without Jinja's `start`, from which lists would grow
+        return sum(value if attribute is None else map(make_attrgetter(environment, attribute), value))
+
     environment = Environment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], cache_size=0, optimized=False
-    )
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, loopcontrols], cache_size=0, optimized=False,
+        finalize=_written,
+    )  # fmt: skip
     environment.globals |= {"raise_exception": _raise, "strftime_now": _now}
     environment.globals.pop("lipsum", None)
-    indent = environment.filters["indent"]
+    filters = environment.filters
+    filters |= {name: _of_text(name, filters[name]) for name in _TEXT_FILTERS}
+    filters |= {
+        "batch": _at_most("batch", filters["batch"], _MAX_RESULT),
+        "round": _at_most("round", filters["round"], 300),
+    }
+    indent = filters["indent"]
     environment.filters |= {
         "tojson": _tojson,
         "format": _percent,
         "join": join,
+        "sum": total,
         "replace": _replaced,
         "indent": lambda s, width=4, *rest, **named: indent(
             s, min(width, _MAX_INDENT) if isinstance(width, int) else str(width)[:_MAX_INDENT], *rest, **named

@@ -215,3 +215,28 @@ def test_a_template_is_metas_when_it_writes_what_metas_does():
         assert changed != METAS
         assert isinstance(chat_format(tokenizer, changed), TemplateChat)
     assert isinstance(chat_format(tokenizer, METAS, tool_template=CHATML), TemplateChat)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ [[1]*1000000]*1000000 }}", "{{ (['x'*1000000]*100000)|string }}", "{{ (['x'*1000000]*100000)|tojson }}",
+        "{{ (['x'*1000000]*100000)|pprint }}", "{{ [['x'*1000000]*100000] ~ '' }}", "{{ {'a': ['x'*1000000]*100000}.items() }}",
+        "{% set ns = namespace(x=['x'*1000000]*100000) %}{{ ns }}", "{{ ('%s'*10000)|format(*(['a'*1000000]*10000)) }}",
+        "{{ ('%(a)s'*10000)|format(a='a'*1000000) }}", "{{ ('%s'*1000) % (['a'*1000000]*100,) }}",
+        "{{ ('{0}'*100000).format('a'*1000000) }}", "{{ '{0!r}'.format(['a'*1000000]*100000) }}", "{{ [1]|batch(3000000000, 1)|list }}",
+        "{{ (1).to_bytes(3000000000, 'big') }}", "{{ 'a'.encode() * 3000000000 }}", "{{ 1|round(300000000, 'ceil') }}",
+        "{{ ([[1]*1000000]*1000)|sum(start=[])|length }}", "{{ ([0]*1000000)|tojson(indent=64) }}",
+    ],
+)  # fmt: skip
+def test_texts_of_huge_values_are_refused_before_they_are_made(source):
+    before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.thread_time()
+    with pytest.raises(RequestError, match=r"too large|is unsafe|unexpected keyword"):
+        ChatTemplate(source).render([{"role": "user", "content": "Hi"}])
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB; they took gigabytes
+    assert time.thread_time() - begun < 5 * 2.5
+
+
+def test_texts_of_ordinary_values_are_written():
+    source = "{{ [1, 'a']|string }} {{ {'a': [1]} }} {{ [1, 2]|sum }} {{ '%s-%s'|format('a', 2) }} {{ '{0:.1f}'.format(1.25) }} {{ [1, 2, 3]|batch(2)|list }} {{ 1.26|round(1) }} {{ ' a '|trim|upper }} {{ '<'|e }}"  # fmt: skip
+    assert ChatTemplate(source).render([]) == "[1, 'a'] {'a': [1]} 3 a-2 1.2 [[1, 2], [3]] 1.3 A &lt;"
