@@ -236,7 +236,7 @@ def _described(card: Card, states: Mapping[str, str]) -> dict[str, Any]:
     return {
         "id": card.name, "object": "model", "created": card.created, "owned_by": "herd", "context_length": card.context,
         "state": states[card.name], "tools": [{"name": t.name, "description": t.description} for t in card.tools],
-        "preset": {"system": card.preset.system, **card.preset.params()},
+        "preset": {"system": card.preset.system, **card.preset.params()}, "preset_applied": card.use_preset,
     }  # fmt: skip
 
 

@@ -36,6 +36,7 @@ class Card(msgspec.Struct, kw_only=True):
     name: str
     context: int  # tokens
     preset: Preset
+    use_preset: bool = True
     tools: list[Tool]
     needs: int = 0  # bytes of memory, as far as that is known
     left_out: dict[str, str] = {}
@@ -92,8 +93,9 @@ class Models:
     def of(cls, served: Served) -> "Models":
         """One model that is there already."""
         card = Card(
-            name=served.name, context=served.engine.max_length, preset=served.preset, tools=served.toolbox.tools
-        )
+            name=served.name, context=served.engine.max_length, preset=served.preset, use_preset=served.use_preset,
+            tools=served.toolbox.tools,
+        )  # fmt: skip
         models = cls(
             [card], lambda _: served, pools=served.pools, metrics=served.metrics, toolbox=served.toolbox,
             shield=served.shield,

@@ -104,7 +104,10 @@ def _card(settings: ServeSettings, name: str, checkpoint: Checkpoint, box: ToolB
     native = settings.backend != "torch" and settings.device in (None, "cpu") and settings.dtype is None
     needs = need(checkpoint, settings.kv_cache or "f16").total(tokens) if native else 0
     context = min(checkpoint.config.context, tokens)
-    return Card(name=name, context=context, preset=preset_for(checkpoint), tools=box.tools, needs=needs)
+    preset = preset_for(checkpoint)
+    return Card(
+        name=name, context=context, preset=preset, use_preset=settings.preset, tools=box.tools, needs=needs
+    )  # fmt: skip
 
 
 @dataclass

@@ -167,7 +167,8 @@ def test_settings_of_a_file_are_those_of_flags(tmp_path):
         'name = "llama"\nmax_prompt = 40\nlog_prompts = true\npreset = false\nroot_path = "/llm"\n'
     )
     with serving(tmp_path, "--config", str(tmp_path / "serve.toml"), "--max-prompt", "50") as server:
-        assert httpx.get(server.url + "/v1/models").json()["data"][0]["id"] == "llama"
+        (listed,) = httpx.get(server.url + "/v1/models").json()["data"]
+        assert (listed["id"], listed["preset_applied"]) == ("llama", False)
         assert httpx.get(server.url + "/llm").headers["location"] == "/llm/"
         for path in (
             "/llm/v1/models",
