@@ -172,7 +172,7 @@ def test_small_fast_and_without_torch():
     code = "import sys\nfrom herd.safety import hazards, prompt_guard\nprompt_guard.score(['x'])\nhazards.score(['x'])\nassert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
     text = ATTACK * 6
-    begin = time.process_time()
+    begin = time.thread_time()
     for _ in range(20):
         prompt_guard.score([text[:500]])
-    assert (time.process_time() - begin) / 20 < 0.01
+    assert (time.thread_time() - begin) / 20 < 0.01  # five times what it takes

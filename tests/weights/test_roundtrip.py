@@ -254,13 +254,14 @@ write_hf(Path(sys.argv[2]), Checkpoint(Path("x"), "x", config, tensors, none), d
     plain = {**dataclasses.asdict(config), "rope_scaling": None}
     subprocess.run([sys.executable, "-c", write_zeros, json.dumps(plain), str(tmp_path / "hf")], check=True)
     measure = """
-import resource, sys
+import sys
 from herd.cli import main
 sys.argv = ["herd", "convert", sys.argv[1], sys.argv[2], *sys.argv[3:]]
 try:
     main()
 finally:
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
+    peak = next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM"))
+    print(1024 * int(peak), file=sys.stderr)
 """
     largest = config.vocab * config.dim * 2
     size = sum(f.stat().st_size for f in (tmp_path / "hf").iterdir())
