@@ -9,7 +9,6 @@ whoever begins a stage goes on where its folder ends: a task that is lost with i
 
 import contextlib
 import fcntl
-import math
 import socket
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -72,6 +71,7 @@ class _Placing:
 
         self._ray: Any = ray
         self._plan, self._say, self._stop = plan, say, stop
+        self._asked = asked
         self._left = {stage.name: stage for stage in asked}
         self._done: set[str] = set()
         self._under: dict[Any, Stage] = {}
@@ -97,8 +97,11 @@ class _Placing:
 
     def _start_what_can(self) -> None:
         before: list[str] = []
-        for stage in list(self._left.values()):
-            needs = before if KINDS[stage.kind].last else stage.needs
+        for stage in self._asked:
+            needs = list(before) if KINDS[stage.kind].last else stage.needs
+            before.append(stage.name)
+            if stage.name not in self._left:
+                continue
             if all(name in self._done for name in needs):
                 del self._left[stage.name]
                 if made(stage):
@@ -107,12 +110,11 @@ class _Placing:
                 else:
                     self._say(f"{stage.name} ({stage.kind}) ...")
                     self._under[self._start(stage)] = stage
-            before.append(stage.name)
 
     def _start(self, stage: Stage) -> Any:
         """Begin a stage; what tells of its end."""
         settings = typed(stage)
-        processes = _processes(settings)
+        processes = settings.layout.processes if stage.kind == "train" else 1
         if processes > 1:
             gang = self._ray.remote(num_cpus=0, max_retries=TRIES)(_gang)
             return gang.remote(self._plan, stage.name, processes, self._gpus)
@@ -127,11 +129,6 @@ def _cause(error: Any) -> Exception:
     while getattr(cause, "cause", None) is not None:
         cause = cause.cause
     return cause if isinstance(cause, HerdError) else error
-
-
-def _processes(settings: Any) -> int:
-    layout = getattr(settings, "layout", None)
-    return 1 if layout is None else math.prod((layout.tp, layout.cp, layout.pp, layout.dp or 1))
 
 
 def _parts(stage: Stage, settings: Any) -> int:

@@ -29,7 +29,7 @@ from herd.train.objectives import DPO, Distillation, NextToken, Objective, Rewar
 from herd.train.open import Find, build, check_layout, config_of, dtype_of, materialize, open_recipe, tokenizer_of
 from herd.train.packing import Batch, Packer
 from herd.train.pipeline import Pipeline, named_parameters
-from herd.train.recipe import Parallel, Recipe
+from herd.train.recipe import Recipe
 from herd.train.samples import Corpus
 from herd.train.trainer import Trainer, make_optimizer
 from herd.weights.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ def needs(
 
     Of a pipeline the first and last places are tried: the first holds most micro-batches at once and the embedding, the last the logits.
     """
-    world = processes(recipe.layout)
+    world = recipe.layout.processes
     places = sorted({0, recipe.layout.pp - 1})
     found = []
     for place in places:
@@ -89,7 +89,7 @@ def describe(recipe: Recipe, folder: Path, find: Find, memory: float | None = No
     found = needs(recipe, config, start, teacher)
     length, rows = recipe.at(0)
     steps = opened.steps if opened is not None else recipe.schedule.steps
-    count, layout = processes(recipe.layout), recipe.layout
+    count, layout = recipe.layout.processes, recipe.layout
     told = {
         "parameters": f"{found.parameters:,}" + (f", {found.learning:,} of them in adapters learn" if recipe.lora else ""),
         "steps": f"{steps:,} of {rows} rows of {length} tokens" if steps else f"{recipe.schedule.epochs} epochs, {rows} rows of {length} a step",
@@ -145,11 +145,6 @@ _ADVICE = {
 
 def _size(count: float) -> str:
     return f"{count / 1e9:,.1f} GB" if count >= 1e9 else f"{count / 2**20:,.0f} MiB"
-
-
-def processes(layout: Parallel) -> int:
-    """How many processes a layout names; dp, where it is not given, is 1."""
-    return layout.tp * layout.cp * layout.pp * (layout.dp or 1)
 
 
 @contextlib.contextmanager

@@ -232,6 +232,11 @@ class Parallel(Section, frozen=True, kw_only=True):
     schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "zbv"] = "1f1b"
     virtual: int | None = None
 
+    @property
+    def processes(self) -> int:
+        """How many processes this names; dp, where it is not given, is 1."""
+        return self.tp * self.cp * self.pp * (self.dp or 1)
+
     def check(self) -> None:
         """ConfigError naming the key that cannot be."""
         for key in ("tp", "cp", "pp", "dp", "virtual"):

@@ -56,6 +56,10 @@ def test_a_life_on_two_nodes_goes_on_when_one_is_killed(tmp_path, cluster):
     marks = {p.parent.name.rsplit("-", 1)[0]: json.loads(p.read_text()) for p in tmp_path.glob("out/stages/*/stage.json")}  # fmt: skip
     assert marks["pretrain"]["results"]["steps"] == 40
     assert set(marks["evals"]["results"]["figures"]) == {"pretrain", "dpo"}
+    (card,) = tmp_path.glob("out/stages/model-*/made/README.md")
+    assert "| dpo | life_solutions | bits_per_byte |" in card.read_text(), (
+        "the folder is made when all else is measured"
+    )
     assert (tmp_path / "out/report.html").stat().st_size > 10_000
 
 

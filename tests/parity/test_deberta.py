@@ -20,6 +20,10 @@ TEXTS = [
     "plain words " * 700,
 ]
 
+SMALL = Config(
+    hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=8, position_buckets=256
+)
+
 
 def make(folder, labels=3, heads=4, width=32, layers=2, vocabulary=400, seed=1):
     """A folder as Meta's: random weights of a shape, and a Unigram tokenizer trained on a few lines."""
@@ -94,16 +98,8 @@ def test_windows_cover_everything_and_marks_in_a_text_are_text(tmp_path):
 def test_buckets_are_those_of_transformers():
     from transformers.models.deberta_v2.modeling_deberta_v2 import make_log_bucket_position
 
-    config = Config(
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        vocab_size=8,
-        position_buckets=256,
-    )
     far = torch.arange(512)[:, None] - torch.arange(512)[None, :]
-    assert (distances(512, config) == make_log_bucket_position(far, 256, 512).long().numpy()).all()
+    assert (distances(512, SMALL) == make_log_bucket_position(far, 256, 512).long().numpy()).all()
 
 
 @pytest.mark.parametrize(
@@ -127,16 +123,8 @@ def test_what_it_does_not_run_is_refused_by_name(tmp_path, change, says):
 
 
 def test_missing_and_broken_weights_are_told():
-    config = Config(
-        hidden_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=1,
-        intermediate_size=8,
-        vocab_size=8,
-        position_buckets=256,
-    )
     with pytest.raises(FormatError, match="word_embeddings\\.weight is missing"):
-        Deberta(config, {}, "here")
+        Deberta(SMALL, {}, "here")
 
 
 @pytest.mark.parametrize("labels", [2, 3])

@@ -146,6 +146,17 @@ def test_an_adapter_is_merged_and_states_are_averaged(place, monkeypatch, tmp_pa
     assert np.abs(mean - np.mean(each, axis=0)).max() < 1e-7
 
 
+def new_model(place, folder, tokenizer):
+    """The checkpoint of two steps of a new model with a tokenizer."""
+    (folder / "r.toml").write_text(
+        f'[model]\nshape = {{layers = 1, dim = 32, ffn_dim = 64, heads = 2, kv_heads = 1, head_dim = 16, context = 128}}\n'
+        f'tokenizer = "{tokenizer}"\n[data]\nlength = 64\n[[data.sources]]\npath = "{place}/text.txt"\n[batch]\ntokens = 128\n'
+        "[schedule]\npeak = 1e-3\nsteps = 2\n"
+    )  # fmt: skip
+    CliRunner().invoke(command, [str(folder / "r.toml"), "--out", str(folder / "new")], catch_exceptions=False)
+    return open_checkpoint(folder / "new")
+
+
 def test_a_tokenizer_is_made_and_a_new_model_begun_with_it(place, monkeypatch, tmp_path):
     monkeypatch.chdir(place)
     folder = tmp_path / "tokenizer"
@@ -157,13 +168,7 @@ def test_a_tokenizer_is_made_and_a_new_model_begun_with_it(place, monkeypatch, t
     assert AutoTokenizer.from_pretrained(folder).encode("the cat", add_special_tokens=False) == tokenizer.encode(
         "the cat"
     )
-    (tmp_path / "r.toml").write_text(
-        f'[model]\nshape = {{layers = 1, dim = 32, ffn_dim = 64, heads = 2, kv_heads = 1, head_dim = 16, context = 128}}\n'
-        f'tokenizer = "tokenizer"\n[data]\nlength = 64\n[[data.sources]]\npath = "{place}/text.txt"\n[batch]\ntokens = 128\n'
-        "[schedule]\npeak = 1e-3\nsteps = 2\n"
-    )  # fmt: skip
-    CliRunner().invoke(command, [str(tmp_path / "r.toml"), "--out", str(tmp_path / "new")], catch_exceptions=False)
-    opened = open_checkpoint(tmp_path / "new")
+    opened = new_model(place, tmp_path, "tokenizer")
     assert opened.config.vocab == 300
     assert opened.tokenizer.declared == tokenizer.declared
     assert opened.chat_template is None
@@ -179,13 +184,7 @@ def test_a_new_model_with_a_checkpoints_tokenizer_has_its_templates(place, monke
     talks = random_checkpoint(shape("tiny"))
     talks.chat_template, talks.tool_template, talks.sampling = "{{ messages[0].content }}", "{{ tools }}", {"top_k": 7}
     convert(talks, origin, kind)
-    (tmp_path / "r.toml").write_text(
-        f'[model]\nshape = {{layers = 1, dim = 32, ffn_dim = 64, heads = 2, kv_heads = 1, head_dim = 16, context = 128}}\n'
-        f'tokenizer = "{origin}"\n[data]\nlength = 64\n[[data.sources]]\npath = "{place}/text.txt"\n[batch]\ntokens = 128\n'
-        "[schedule]\npeak = 1e-3\nsteps = 1\n"
-    )  # fmt: skip
-    CliRunner().invoke(command, [str(tmp_path / "r.toml"), "--out", str(tmp_path / "new")], catch_exceptions=False)
-    new = open_checkpoint(tmp_path / "new")
+    new = new_model(place, tmp_path, origin)
     assert (new.chat_template, new.tool_template, new.sampling) == (talks.chat_template, talks.tool_template, {})
 
 

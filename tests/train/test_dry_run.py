@@ -18,7 +18,7 @@ from herd.plan.auto import with_layout
 from herd.plan.constants import gpu, stack
 from herd.plan.layout import Work
 from herd.plan.search import search
-from herd.train.dry_run import describe, needs, processes
+from herd.train.dry_run import describe, needs
 from herd.train.layout import Layout
 from herd.train.open import check_layout, config_of, make_trainer, open_recipe, recompute_layers
 from herd.train.recipe import Batch, Lora, Model, Parallel, Schedule, resolve
@@ -144,21 +144,21 @@ def test_llamas_recipes_divide(path):
     recipe = resolve(path, {}).recipe
     check_layout(recipe, config_of(recipe, None, None), Layout.on_paper(recipe.layout))
     assert recipe.model.dtype == "bfloat16"
-    assert processes(recipe.layout) <= 16_384
+    assert recipe.layout.processes <= 16_384
 
 
 def test_a_layout_is_chosen_and_the_trainer_takes_it(place, find):
     recipe = resolve(Path("recipes/llama-3.1-405b-dpo.toml"), {"layout.auto": True}).recipe
     config = config_of(recipe, None, None)
     chosen = with_layout(recipe, config, 4096)
-    assert processes(chosen.layout) == 4096
+    assert chosen.layout.processes == 4096
     check_layout(chosen, config, Layout.on_paper(chosen.layout))
     plans = search(Work(config, 8192, 4_194_304), 4096, gpu("h100"), stack("meta")).plans
     assert any(
         (p.layout.tp, p.layout.pp, p.layout.dp) == (chosen.layout.tp, chosen.layout.pp, chosen.layout.dp) for p in plans
     )
     again = with_layout(chosen, config, 2048)  # as a run that goes on with fewer
-    assert processes(again.layout) == 2048
+    assert again.layout.processes == 2048
     # less than the planner knows of is shared by rows, and what cannot be says why
     tiny = recipe_of(layout=Parallel(auto=True))
     assert with_layout(tiny, find("model").config, 4).layout.dp == 4
